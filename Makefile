@@ -1,0 +1,70 @@
+# Every target does the set-up it needs; `make help` lists them.
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# uv does not read pip's find-links setting: hand it over, so that a machine's own wheels are found.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Telemetry of every tool is off.
+export DO_NOT_TRACK := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export DVC_NO_ANALYTICS := 1
+export GX_ANALYTICS_ENABLED := false
+export MLFLOW_DISABLE_TELEMETRY := true
+export HF_HUB_DISABLE_TELEMETRY := 1
+# What MLflow loads is never unpickled.
+export MLFLOW_ALLOW_PICKLE_DESERIALIZATION := false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast lint format lock profile ui clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): requirements.lock
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v == (3, 11) else f"Python 3.11 is needed, this is {v[0]}.{v[1]}: make PYTHON=/path/to/python3.11 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==0.13.8"
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	@touch $@
+
+setup: $(STAMP) ## Make .venv and install requirements.lock into it
+	@echo "Ready. Next: make demo (a distilled student in minutes) or make test."
+
+demo: $(STAMP) ## Distil, evaluate, export, register and promote a student with the current params.yaml
+	@python -m flows.demo
+
+test: $(STAMP) ## Run every test
+	@python -m pytest
+
+test-fast: $(STAMP) ## Run the tests that need no server and no pipeline
+	@python -m pytest -m "not slow"
+
+lint: $(STAMP) ## Check style, types and spelling
+	ruff check .
+	ruff format --check .
+	mypy
+	codespell
+
+format: $(STAMP) ## Rewrite the code in the house style
+	ruff check --fix .
+	ruff format .
+
+# The local label of a machine's own torch build is dropped, so that the lock fits every machine.
+lock: $(STAMP) ## Pin everything in requirements.in again
+	$(BIN)/uv pip compile --quiet --python-version 3.11 --no-annotate --no-header requirements.in | sed 's/^torch==\([0-9.]*\)+.*/torch==\1/' > requirements.lock.new
+	printf 'uv==0.13.8\n' >> requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+profile: $(STAMP) ## Switch params.yaml to a profile: make profile NAME=local-glue
+	@python -m stages.params use "$(NAME)"
+
+ui: $(STAMP) ## Start the Prefect and MLflow pages on loopback (Ctrl-C stops both)
+	@python -m flows.ui
+
+clean: ## Delete scratch files and caches; keeps data, models, reports and mlruns
+	rm -rf .scratch .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,52 @@
+"""How every stage runs as a command: one log format, one way to fail, documented exit codes.
+
+0: the stage reached its target. 1: it failed, and the message says why. 2: usage or settings.
+75: it was asked to stop and has checkpointed; run the same command again.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from stages.errors import DistilleryError
+
+log = logging.getLogger("distillery")
+
+
+def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
+    """Parse the command line, run `main`, and leave the process with the right exit code."""
+    arguments = parser.parse_args()
+    start_logging()
+    try:
+        main(arguments)
+    except DistilleryError as error:
+        log.error("%s", error)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        # A full disk or a read-only folder is the user's to mend, not a bug to trace.
+        log.error("%s: %s", error.filename or "input/output", error.strerror or error)  # noqa: TRY400
+        sys.exit(1)
+
+
+def start_logging() -> None:
+    """Log to standard error; only rank 0 of a distributed run speaks below warnings."""
+    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for noisy in ("httpx", "urllib3", "datasets", "alembic", "mlflow"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def parser_for(module_doc: str | None, names: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Return a parser whose help is the module's docstring, with one required path per name."""
+    from pathlib import Path
+
+    parser = argparse.ArgumentParser(
+        description=module_doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in names:
+        parser.add_argument(f"--{name}", type=Path, required=True, metavar="PATH")
+    return parser

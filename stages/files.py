@@ -1,0 +1,112 @@
+"""Files that are either whole or absent: atomic writes, checksums, fingerprints, scratch folders."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from stages.errors import DataError
+
+SCRATCH = Path(".scratch")
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hex sha256 of a file, read in pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def sha256_of_tree(folder: Path) -> str:
+    """Return one hex sha256 over the names and contents of every file below a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_of(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def fingerprint(*parts: Any) -> str:
+    """Return 16 hex digits that stand for JSON-like values (settings, checksums, names)."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def scratch(stage: str, *parts: Any) -> Path:
+    """Return the folder where an interruptible stage keeps its unfinished work.
+
+    It is keyed by whatever decides the result, so that a rerun of the same work finds its
+    checkpoints and a rerun of different work never does.
+    """
+    folder = SCRATCH / f"{stage}-{fingerprint(*parts)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def atomic_output(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path`; what is written there becomes `path` only if the block succeeds.
+
+    The block may make a file or a folder. An existing `path` is replaced. On failure nothing of
+    the unfinished work is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    target = holder / path.name
+    try:
+        yield target
+        _flush(target)
+        if path.is_dir() and not path.is_symlink():
+            # A folder cannot be replaced in one step: put the old one aside first.
+            path.rename(holder / "replaced")
+        target.replace(path)
+        _flush_entry(path.parent)
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, UTF-8."""
+    with atomic_output(path) as target:
+        target.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically: sorted keys, two spaces, a final newline; NaN is refused."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DataError: the file is absent or not JSON; the message names it.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist; run the stage that makes it (dvc repro)") from error
+    except ValueError as error:
+        raise DataError(f"{path} is not valid JSON ({error}); delete it and run dvc repro") from error
+
+
+def _flush(target: Path) -> None:
+    """Push a file, or every file of a folder, to the disk before it is renamed into place."""
+    paths = [target] if target.is_file() else [p for p in target.rglob("*") if p.is_file()]
+    for path in paths:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _flush_entry(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
