@@ -1,0 +1,121 @@
+"""The chunked vocabulary losses equal the textbook form, in value and in every gradient."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from stages.objectives import vocabulary
+from stages.objectives.soft_targets import label_ce, soft_target_kl
+from stages.objectives.vocabulary import Head, vocabulary_losses
+
+N, V, D = 23, 37, 8
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven rows a chunk: 23 rows are three full chunks and a short one."""
+    monkeypatch.setattr(vocabulary, "CHUNK_ROWS", 7)
+
+
+def heads(dtype: torch.dtype = torch.float64) -> tuple[Head, Head, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+
+    def head(width: int) -> Head:
+        shapes = ((N, width), (V, width), (V,))
+        return Head(
+            *(torch.randn(s, generator=generator, dtype=torch.float64).to(dtype) for s in shapes)
+        )
+
+    student, teacher = head(D), head(D + 4)
+    for tensor in student:
+        tensor.requires_grad_()
+    labels = torch.full((N,), -100)
+    labels[torch.tensor([0, 5, 6, 7, 22])] = torch.tensor([3, 36, 0, 0, 9])
+    return student, teacher, labels
+
+
+def textbook(student: Head, teacher: Head, labels: Tensor, weights: tuple[float, float]) -> Tensor:
+    logits = student.features_ND @ student.weight_VD.T + student.bias_V
+    taught = teacher.features_ND @ teacher.weight_VD.T + teacher.bias_V
+    return (
+        weights[0] * soft_target_kl(logits, taught, 2.0).mean
+        + weights[1] * label_ce(logits, labels).mean
+    )
+
+
+def chunked(student: Head, teacher: Head | None, labels: Tensor, ce: float, mlm: float) -> Tensor:
+    return vocabulary_losses(
+        student,
+        teacher,
+        labels,
+        temperature=2.0,
+        ce_coefficient=ce / N,
+        mlm_coefficient=mlm / int((labels != -100).sum()),
+    ).total
+
+
+@pytest.mark.parametrize(("ce", "mlm"), [(5.0, 2.0), (1.0, 0.0), (0.0, 1.0)])
+def test_equals_the_textbook_form_in_value_and_gradients(ce: float, mlm: float) -> None:
+    student, teacher, labels = heads()
+    expected = textbook(student, teacher, labels, (ce, mlm))
+    expected_gradients = torch.autograd.grad(expected, list(student))
+    actual = chunked(student, teacher, labels, ce, mlm)
+    assert actual.item() == pytest.approx(expected.item(), rel=1e-12)
+    for got, want in zip(
+        torch.autograd.grad(actual, list(student)), expected_gradients, strict=True
+    ):
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
+
+
+def test_without_a_teacher_only_the_labels_count() -> None:
+    student, _, labels = heads()
+    logits = student.features_ND @ student.weight_VD.T + student.bias_V
+    expected = torch.autograd.grad(label_ce(logits, labels).mean, list(student))
+    actual = torch.autograd.grad(chunked(student, None, labels, 5.0, 1.0), list(student))
+    for got, want in zip(actual, expected, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
+
+
+def test_float32_stays_within_its_tolerance() -> None:
+    exact = textbook(*heads(), (5.0, 2.0)).item()
+    assert chunked(*heads(torch.float32), 5.0, 2.0).item() == pytest.approx(exact, rel=1e-5)
+
+
+def test_bfloat16_features_keep_a_float32_softmax() -> None:
+    student, teacher, labels = heads(torch.bfloat16)
+    total = chunked(student, teacher, labels, 5.0, 2.0)
+    assert total.dtype == torch.float32
+    wide = Head(*(t.detach().float() for t in student)), Head(*(t.float() for t in teacher))
+    assert total.item() == pytest.approx(textbook(*wide, labels, (5.0, 2.0)).item(), rel=0.02)
+    assert torch.autograd.grad(total, student.features_ND)[0].dtype == torch.bfloat16
+
+
+def test_micro_batches_add_up_to_the_whole_batch() -> None:
+    student, teacher, labels = heads()
+    whole = chunked(student, teacher, labels, 5.0, 2.0).item()
+    count = int((labels != -100).sum())
+    parts = 0.0
+    for rows in (slice(0, 4), slice(4, 15), slice(15, N)):
+        parts += vocabulary_losses(
+            student._replace(features_ND=student.features_ND[rows]),
+            teacher._replace(features_ND=teacher.features_ND[rows]),
+            labels[rows],
+            temperature=2.0,
+            ce_coefficient=5.0 / N,
+            mlm_coefficient=2.0 / count,
+        ).total.item()
+    assert parts == pytest.approx(whole, rel=1e-12)
+
+
+def test_scaling_the_total_scales_the_gradients() -> None:
+    student, teacher, labels = heads()
+    once = torch.autograd.grad(chunked(student, teacher, labels, 5, 2), student.bias_V)[0]
+    thrice = torch.autograd.grad(3 * chunked(student, teacher, labels, 5, 2), student.bias_V)[0]
+    torch.testing.assert_close(thrice, 3 * once)
+
+
+def test_vocabularies_must_be_the_same() -> None:
+    student, teacher, labels = heads()
+    short = teacher._replace(weight_VD=teacher.weight_VD[:-1], bias_V=teacher.bias_V[:-1])
+    with pytest.raises(ValueError, match="vocabulary has 36 tokens, the student's 37"):
+        chunked(student, short, labels, 5.0, 2.0)
