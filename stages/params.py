@@ -128,6 +128,8 @@ class Schedule(Settings):
     weight_decay: float = Field(default=0.0, ge=0)
     betas: tuple[Fraction, Fraction] = (0.9, 0.98)
     epsilon: float = Field(default=1e-6, gt=0)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of matrix products; weights, softmax and optimiser stay in float32."""
     max_grad_norm: float = Field(default=5.0, gt=0)
 
     @model_validator(mode="after")
@@ -316,7 +318,8 @@ class Launch(Settings):
     num_processes: Positive = 1
     micro_batch_sequences: Positive
     """Sequences in one forward pass of one process; the rest of the batch is accumulated."""
-    checkpoint_every_steps: Positive
+    checkpoint_every_seconds: float = Field(default=60.0, ge=0)
+    """How much work a kill may cost; 0 checkpoints after every step."""
     num_checkpoints: Positive = 2
     parallel_stages: Positive = 2
     """Stages that the flow runs side by side."""

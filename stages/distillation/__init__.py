@@ -1,0 +1,1 @@
+"""Recipes: which student, which objectives; the distill stage."""

@@ -90,8 +90,8 @@ class _Losses(torch.autograd.Function):
         # Under autocast the features decide the precision; the casts below are then explicit.
         with torch.autocast(features_ND.device.type, enabled=False):
             student = Head(features_ND, weight_VD, bias_V)
-            work = _Chunks(student, temperature if teacher else 1.0)
-            frozen = None if teacher is None else _Chunks(teacher, temperature)
+            work = _Chunks(student, temperature if teacher else 1.0, any(ctx.needs_input_grad))
+            frozen = None if teacher is None else _Chunks(teacher, temperature, learns=False)
             for start in range(0, features_ND.shape[0], CHUNK_ROWS):
                 rows = slice(start, start + CHUNK_ROWS)
                 work.add(rows, frozen, labels_N[rows], ce_coefficient, mlm_coefficient)
@@ -113,11 +113,11 @@ class _Losses(torch.autograd.Function):
 class _Chunks:
     """One head's logits, a few rows at a time, and the gradients that are summed over them."""
 
-    def __init__(self, head: Head, temperature: float) -> None:
+    def __init__(self, head: Head, temperature: float, learns: bool) -> None:
         dtype, device = head.features_ND.dtype, head.features_ND.device
         # A softmax in half precision would drown the small probabilities soft targets are about.
         self.wide = torch.promote_types(dtype, torch.float32)
-        self.temperature = temperature
+        self.temperature, self.learns = temperature, learns
         self.features_ND = head.features_ND
         # Dividing N x D features by the temperature is dividing N x V logits by it, but cheaper.
         self.cooled_ND = head.features_ND / temperature
@@ -175,6 +175,8 @@ class _Chunks:
             # d(T^2 KL)/d(logits) = T (p_s - p_t)
             gradient.sub_(soft).mul_(ce_coefficient * self.temperature)
 
+        if not self.learns:
+            return
         hard.exp_().scatter_add_(1, targets, torch.full_like(hard[:, :1], -1.0))
         gradient.index_add_(0, labelled, hard, alpha=mlm_coefficient)
         self.grad_bias += gradient.sum(dim=0)

@@ -1,0 +1,1 @@
+"""One HTML page with the tables and pictures, and the same numbers as JSON."""

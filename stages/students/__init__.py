@@ -1,0 +1,1 @@
+"""Student architectures and their initialisation from a teacher's layers."""

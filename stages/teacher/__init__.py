@@ -1,0 +1,1 @@
+"""A teacher: fetched and verified, then adapted to the corpus."""

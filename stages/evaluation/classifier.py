@@ -1,0 +1,96 @@
+"""A model with a task's head on it: its loss for the loop, and its predictions."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from stages.evaluation.examples import Examples
+from stages.students.heads import set_dropout
+from stages.training.batches import Batch
+
+EVALUATION_BATCH = 64
+
+
+def open_classifier(
+    folder: Path, labels: list[str] | None, dropout: float, seed: int
+) -> PreTrainedModel:
+    """Return the encoder in a folder with a new head.
+
+    Args:
+        folder: A stock model folder.
+        labels: Names in id order, kept in the model's config; None makes a regression of one.
+        dropout: Everywhere in the model.
+        seed: Of the head's weights.
+    """
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config.num_labels = len(labels) if labels else 1
+    if labels:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: i for i, label in enumerate(labels)}
+    set_dropout(config, dropout)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+        )
+
+
+class TaskLoss(nn.Module):
+    """Cross-entropy with labels, or squared error for a regression."""
+
+    def __init__(self, model: PreTrainedModel, *, regression: bool) -> None:
+        super().__init__()
+        self.model, self.regression = model, regression
+        self.terms: tuple[str, ...] = ("mse",) if regression else ("ce",)
+
+    def counts(self, batch: Batch) -> list[float]:
+        """Return the number of examples."""
+        return [len(batch["labels"])]
+
+    def forward(self, batch: Batch, counts: list[float]) -> tuple[Tensor, Tensor]:
+        """Return the loss of a micro-batch as its share of the batch's mean, and its sum."""
+        logits_BC = logits_of(self.model, batch)
+        if self.regression:
+            total = F.mse_loss(logits_BC[:, 0], batch["labels"], reduction="sum")
+        else:
+            total = F.cross_entropy(logits_BC, batch["labels"], reduction="sum")
+        return total / counts[0], total.detach()[None]
+
+
+def logits_of(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """Return a classifier's logits, B x C; token types go to models that know them."""
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    if getattr(model.config, "type_vocab_size", 0) > 1:
+        inputs["token_type_ids"] = batch["token_type_ids"]
+    logits_BC: Tensor = model(**inputs).logits
+    return logits_BC
+
+
+@torch.inference_mode()
+def predict(
+    model: PreTrainedModel, examples: Examples, *, regression: bool
+) -> NDArray[Any]:
+    """Return the label id or the number that a model gives each example, in their order."""
+    model.eval()
+    order = np.argsort([len(ids) for ids in examples.ids])
+    predictions = np.empty_like(examples.labels)
+    for start in range(0, len(order), EVALUATION_BATCH):
+        indices = order[start : start + EVALUATION_BATCH]
+        batch = {name: x.to(model.device) for name, x in examples.batch(indices).items()}
+        logits_BC = logits_of(model, batch)
+        answers = logits_BC[:, 0] if regression else logits_BC.argmax(dim=-1)
+        predictions[indices] = answers.cpu().numpy()
+    return predictions

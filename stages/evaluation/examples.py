@@ -1,0 +1,111 @@
+"""A task's examples as token ids, in batches of neighbours in length.
+
+Padding is the price of batching: with lengths mixed, half of a GLUE batch is padding. Examples are
+shuffled, sorted by length within pools, cut into batches, and the batches shuffled again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from stages.errors import DataError
+from stages.files import read_json
+from stages.training.batches import Batch
+
+BATCHES_PER_POOL = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Encoded examples of one split, and their labels (int64, or float32 for a regression)."""
+
+    ids: list[list[int]]
+    types: list[list[int]]
+    labels: NDArray[np.int64] | NDArray[np.float32]
+    pad: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
+        """Return some examples padded to the longest of them."""
+        width = max(len(self.ids[i]) for i in indices)
+        shape = (len(indices), width)
+        input_ids = np.full(shape, self.pad, dtype=np.int64)
+        types, mask = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+        for row, i in enumerate(indices):
+            length = len(self.ids[i])
+            input_ids[row, :length], types[row, :length] = self.ids[i], self.types[i]
+            mask[row, :length] = 1
+        return {
+            "input_ids": torch.from_numpy(input_ids),
+            "token_type_ids": torch.from_numpy(types),
+            "attention_mask": torch.from_numpy(mask),
+            "labels": torch.from_numpy(self.labels[np.asarray(indices)]),
+        }
+
+
+class ShuffledBatches:
+    """Training batches by step, the same for the same (seed, step)."""
+
+    def __init__(self, examples: Examples, batch_size: int, seed: int) -> None:
+        self.examples, self.batch_size, self.seed = examples, batch_size, seed
+        self.lengths = np.array([len(ids) for ids in examples.ids])
+        self.per_epoch = -(-len(examples) // batch_size)
+        self._epoch, self._order = -1, list[NDArray[np.int64]]()
+
+    def __call__(self, step: int) -> Batch:
+        """Return the batch of a step; an epoch's last batch may be smaller."""
+        epoch, index = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, self._shuffled(epoch)
+        return self.examples.batch(self._order[index])
+
+    def _shuffled(self, epoch: int) -> list[NDArray[np.int64]]:
+        rng = np.random.default_rng([self.seed, epoch])
+        order = rng.permutation(len(self.examples))
+        size = self.batch_size * BATCHES_PER_POOL
+        pools = [order[start : start + size] for start in range(0, len(order), size)]
+        grouped = np.concatenate([pool[np.argsort(self.lengths[pool])] for pool in pools])
+        batches = [
+            grouped[start : start + self.batch_size]
+            for start in range(0, len(grouped), self.batch_size)
+        ]
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def read_examples(
+    folder: Path, split: str, tokenizer_file: Path, max_length: int, max_examples: int | None
+) -> Examples:
+    """Read one split of a task and encode it, cut to `max_length` tokens.
+
+    Where `max_examples` is fewer than there are, a fixed random part of them is taken.
+    """
+    path = folder / f"{split}.parquet"
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; run dvc repro tasks@{folder.name}")
+    table = pq.read_table(path)
+    if max_examples is not None and table.num_rows > max_examples:
+        chosen = np.random.default_rng(0).permutation(table.num_rows)[:max_examples]
+        table = table.take(np.sort(chosen))
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length)
+    firsts, seconds = table["text_a"].to_pylist(), table["text_b"].to_pylist()
+    # A pair whose second text is null is a single sentence.
+    texts = [a if b is None else (a, b) for a, b in zip(firsts, seconds, strict=True)]
+    encodings = tokenizer.encode_batch(texts)
+    dtype = np.float32 if read_json(folder / "task.json")["kind"] == "regression" else np.int64
+    pad = tokenizer.token_to_id("[PAD]")
+    return Examples(
+        ids=[encoding.ids for encoding in encodings],
+        types=[encoding.type_ids for encoding in encodings],
+        labels=table["label"].to_numpy().astype(dtype),
+        pad=0 if pad is None else pad,
+    )

@@ -1,0 +1,48 @@
+"""One HTML page with a run's tables and pictures, and the same numbers as JSON.
+
+Reads every report below reports/, writes reports/report.html and reports/summary.json.
+Run it with the paths it has in dvc.yaml: dvc repro report
+The page is one file that loads nothing, so it can be mailed, printed and kept.
+"""
+
+import argparse
+import os
+
+from stages import params
+from stages.command import log, parser_for, run
+from stages.files import write_json, write_text
+from stages.report.page import Links, render
+from stages.report.reading import load_reports
+from stages.report.summary import summarise
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Write the summary and the page."""
+    settings = params.load()
+    evaluation = settings.evaluation
+    reports = load_reports(
+        arguments.reports, evaluation.students, evaluation.tasks, settings.export.students
+    )
+    summary = summarise(reports, settings.profile, evaluation.baseline)
+    page = arguments.out.parent
+    links = Links(
+        summary=os.path.relpath(arguments.summary, page),
+        data_docs=os.path.relpath(arguments.reports / "data_docs" / "index.html", page),
+    )
+    write_json(arguments.summary, summary)
+    write_text(arguments.out, render(reports, summary, _teacher_name(settings.teacher), links))
+    log.info("%s and %s written", arguments.out, arguments.summary)
+
+
+def _teacher_name(teacher: params.Teacher) -> str:
+    match teacher.source:
+        case params.WheelTeacher(requirement=requirement):
+            return requirement.partition("==")[0]
+        case params.FolderTeacher(path=path):
+            return path
+        case params.HubTeacher(repository=repository):
+            return repository
+
+
+if __name__ == "__main__":
+    run(main, parser_for(__doc__, ["reports", "out", "summary"]))

@@ -1,0 +1,266 @@
+"""What the sections of the page show: rows, bars and pictures made from the reports.
+
+Pure functions; the template only lays out what they return.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from stages.report.pictures import (
+    Lane,
+    Line,
+    Point,
+    line_of,
+    loss_curves,
+    score_against,
+    seed_dots,
+)
+from stages.report.reading import TEACHER, Json, Reports, smallest_batch
+from stages.report.wording import count, fixed, percent
+
+TERMS = {"ce": "the teacher\u2019s soft targets", "mlm": "masked tokens", "cos": "hidden states"}
+NUM_COLOURS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model as the page names and colours it."""
+
+    name: str
+    style: str
+    is_teacher: bool
+    is_baseline: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One model's part of a comparison: a length between 0 and 1, and the number it stands for."""
+
+    label: str
+    style: str
+    length: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePanel:
+    """One loss: the picture, and its lines for the legend."""
+
+    term: str
+    meaning: str
+    lines: Sequence[Line]
+    picture: Markup
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one piece of training took; None where it was not measured."""
+
+    what: str
+    num_steps: int | None
+    num_tokens: int | None
+    tokens_per_second: float | None
+    device: str
+    seconds: float
+    device_hours: float | None
+    share: float
+    """Of all the seconds on the page."""
+
+
+def models(reports: Reports, summary: Json) -> list[Model]:
+    """Return every model, the teacher first, each with its own colour."""
+    found = []
+    num_students = 0
+    for name in reports.models:
+        if name == TEACHER:
+            style = "teacher"
+        elif name == summary["baseline"]:
+            style = "baseline"
+        else:
+            style = f"student{num_students % NUM_COLOURS}"
+            num_students += 1
+        found.append(Model(name, style, style == "teacher", style == "baseline"))
+    return found
+
+
+def hero(found: Sequence[Model], reports: Reports) -> Model:
+    """Return the student the page is about: the first that is up for promotion."""
+    students = [model for model in found if not model.is_teacher]
+    ranked = sorted(students, key=lambda m: (m.name not in reports.gates, m.is_baseline))
+    return ranked[0]
+
+
+def comparisons(
+    reports: Reports, summary: Json, found: Sequence[Model], student: Model
+) -> dict[str, list[Bar]]:
+    """Return the bars below the three numbers: teacher, student and baseline side by side."""
+    shown = [model for model in found if model.is_teacher or model.is_baseline or model is student]
+    kept = {m.name: summary["models"][m.name]["retention"] for m in shown}
+    times = {m.name: first_latency(reports, m.name) for m in shown}
+    sizes = {m.name: summary["models"][m.name]["num_parameters"] for m in shown}
+    return {
+        "score": [] if None in kept.values() else _bars(shown, kept, percent),
+        "time": _bars(shown, times, lambda value: f"{fixed(value)} ms"),
+        "size": _bars(shown, sizes, count),
+    }
+
+
+def _bars(
+    shown: Sequence[Model], values: dict[str, float], written: Callable[[float], str]
+) -> list[Bar]:
+    longest = max(values.values())
+    return [
+        Bar(m.name, m.style, max(0.0, values[m.name]) / longest, written(values[m.name]))
+        for m in shown
+    ]
+
+
+def first_latency(reports: Reports, model: str) -> float:
+    """Return a model's median time in milliseconds at the smallest batch that was timed."""
+    latency = reports.speed["models"][model]["latency_ms"]
+    return float(latency[smallest_batch(latency)]["p50"])
+
+
+def larger_batches(reports: Reports, student: str) -> list[tuple[str, float]]:
+    """Return a student's speed-up at every batch but the smallest."""
+    speedup = reports.speed["ratios"][student]["speedup"]
+    return [(batch, speedup[batch]) for batch in sorted(speedup, key=int)[1:]]
+
+
+def seeds(reports: Reports) -> list[int]:
+    """Return the seeds of the first task; all tasks share them."""
+    return list(next(iter(reports.finetune[TEACHER].values()))["seeds"])
+
+
+def dots(reports: Reports, summary: Json, found: Sequence[Model]) -> list[Markup]:
+    """Return a picture per task in which every seed of every model is a dot."""
+    return [
+        seed_dots(
+            f"dots-{task['name']}",
+            f"{task['title']}: score of every seed",
+            [
+                Lane(model.name, model.style, score["values"], score["median"])
+                for model in found
+                for score in [reports.finetune[model.name][task["name"]]["score"]]
+            ],
+        )
+        for task in summary["tasks"]
+    ]
+
+
+def scatters(
+    reports: Reports, summary: Json, found: Sequence[Model]
+) -> list[tuple[str, str, Markup]]:
+    """Return the average score against time, size and work: a title, what is meant, a picture."""
+    convention = summary["average_convention"]
+    scores = {m.name: summary["models"][m.name]["average"][convention] for m in found}
+    speed = reports.speed["models"]
+    length = reports.speed["sequence_length"]
+    costs = [
+        ("Time", f"one sequence of {length} tokens, median", "ms", first_latency),
+        ("Size", "weights", "MB", lambda _, name: speed[name]["weights_megabytes"]),
+        ("Work", "encoder, one sequence", "GFLOP", lambda _, name: speed[name]["encoder_gflops"]),
+    ]
+    return [
+        (
+            title,
+            meaning,
+            score_against(
+                f"score-{title.lower()}",
+                f"{convention} against {title.lower()}",
+                (unit, convention),
+                [Point(m.name, m.style, cost(reports, m.name), scores[m.name]) for m in found],
+            ),
+        )
+        for title, meaning, unit, cost in costs
+    ]
+
+
+def curves(reports: Reports, found: Sequence[Model]) -> list[CurvePanel]:
+    """Return a panel per loss with all students, and one of the teacher's own adaptation."""
+    students = [model for model in found if not model.is_teacher]
+    panels = [
+        _curve_panel(reports, term, meaning, [m for m in students if _learned(reports, m, term)])
+        for term, meaning in TERMS.items()
+    ]
+    teacher = [model for model in found if model.is_teacher]
+    panels.append(_curve_panel(reports, "mlm", "the teacher, adapted before", teacher))
+    return [panel for panel in panels if panel.lines]
+
+
+def _learned(reports: Reports, model: Model, term: str) -> bool:
+    """Say whether a loss was part of what the student was trained on: it was not at weight 0."""
+    return bool(reports.students[model.name]["weights"][term] > 0)
+
+
+def _curve_panel(reports: Reports, term: str, meaning: str, found: Sequence[Model]) -> CurvePanel:
+    lines = []
+    for model in found:
+        curve = reports.curves.get(model.name)
+        values = curve.terms.get(term, []) if curve else []
+        # A single point is no curve: a teacher that was taken as it is has step 0 and no more.
+        if curve and sum(value is not None for value in values) > 1:
+            lines.append(line_of(model.name, model.style, curve.steps, values))
+    name = f"curve-{term}" + ("-teacher" if found and found[0].is_teacher else "")
+    picture = loss_curves(name, f"{term}, {meaning}", lines) if lines else Markup()
+    return CurvePanel(term, meaning, lines, picture)
+
+
+def drops(reports: Reports) -> list[Bar]:
+    """Return the reasons for which documents were dropped, the commonest first."""
+    counted = (reports.corpus or {}).get("dropped", {})
+    most = max(counted.values(), default=0)
+    return [
+        Bar(reason.replace("_", " "), "drop", number / most, f"{number:,}")
+        for reason, number in sorted(counted.items(), key=lambda item: (-item[1], item[0]))
+        if number
+    ]
+
+
+def costs(reports: Reports) -> list[Cost]:
+    """Return what each training took, and what fine-tuning took in all."""
+    adapted = {"teacher, adapted to the corpus": reports.teacher}
+    trained = (adapted if reports.teacher["num_steps"] else {}) | reports.students
+    finetuning = sum(r["seconds"] for tasks in reports.finetune.values() for r in tasks.values())
+    total = sum(report["seconds"] for report in trained.values()) + finetuning
+    rows = [
+        Cost(
+            what=name,
+            num_steps=report["num_steps"],
+            num_tokens=report["num_tokens"],
+            tokens_per_second=report["tokens_per_second"],
+            device=report["device"],
+            seconds=report["seconds"],
+            device_hours=report["device_hours"],
+            share=report["seconds"] / total if total else 0.0,
+        )
+        for name, report in trained.items()
+    ]
+    num_runs = sum(len(r["seeds"]) for tasks in reports.finetune.values() for r in tasks.values())
+    rows.append(
+        Cost(
+            what=f"fine-tuning, {num_runs} runs",
+            num_steps=None,
+            num_tokens=None,
+            tokens_per_second=None,
+            device="",
+            seconds=finetuning,
+            device_hours=None,
+            share=finetuning / total if total else 0.0,
+        )
+    )
+    return rows
+
+
+def num_tokens(reports: Reports) -> int | None:
+    """Return the tokens to learn from, where the expectations counted them."""
+    found: int | None = ((reports.expectations or {}).get("statistics") or {}).get("num_tokens")
+    return found
+
+
+def num_judged(reports: Reports, task: str) -> int:
+    """Return the examples a task is scored on, in its headline split."""
+    counted = reports.finetune[TEACHER][task]["num_validation"]
+    return int(next(iter(counted.values())) if isinstance(counted, dict) else counted)

@@ -1,0 +1,69 @@
+"""reports/summary.json: what every model scored, kept and cost, as one small file of numbers.
+
+Everything is copied or derived from the other stages' reports: a median over seeds is the one its
+report carries, an average has the name of its convention, and retention is against the teacher
+measured here, never against a published one.
+"""
+
+from typing import Any
+
+from stages.evaluation.averages import averages, mean_of_tasks
+from stages.report.reading import TEACHER, Json, Reports, smallest_batch
+
+
+def summarise(reports: Reports, profile: str, baseline: str | None) -> dict[str, Any]:
+    """Return the summary; a model's speed-up is the one at the smallest batch."""
+    models = {model: _model(reports, model) for model in reports.models}
+    return {
+        "profile": profile,
+        "baseline": baseline,
+        "tasks": [
+            {"name": name, "title": report["title"], "is_glue": report["is_glue"]}
+            for name, report in reports.finetune[TEACHER].items()
+        ],
+        "average_convention": next(iter(models[TEACHER]["average"])),
+        "models": models,
+        "gate": {student: gate["passed"] for student, gate in reports.gates.items()},
+    }
+
+
+def retention(student: dict[str, float], teacher: dict[str, float]) -> float | None:
+    """Return the mean over tasks of student / teacher, in percent.
+
+    None where a teacher scores 0 or less: a share of that says nothing.
+    """
+    if any(score <= 0 for score in teacher.values()):
+        return None
+    return 100 * sum(student[task] / teacher[task] for task in teacher) / len(teacher)
+
+
+def _model(reports: Reports, model: str) -> dict[str, Any]:
+    speed = reports.speed["models"][model]
+    is_teacher = model == TEACHER
+    speedup = {} if is_teacher else reports.speed["ratios"][model]["speedup"]
+    medians = _medians(reports.finetune[model])
+    return {
+        "num_parameters": speed["num_parameters"],
+        "weights_megabytes": speed["weights_megabytes"],
+        "speedup": 1.0 if is_teacher else speedup[smallest_batch(speedup)],
+        "tasks": {
+            task: {key: report["score"][key] for key in ("median", "min", "max")}
+            for task, report in reports.finetune[model].items()
+        },
+        "average": _average(reports.finetune[model]),
+        "retention": retention(medians, _medians(reports.finetune[TEACHER])),
+        "heldout_kl": None if is_teacher else reports.students[model]["heldout"].get("kl"),
+    }
+
+
+def _medians(tasks: dict[str, Json]) -> dict[str, float]:
+    return {task: report["score"]["median"] for task, report in tasks.items()}
+
+
+def _average(tasks: dict[str, Json]) -> dict[str, float]:
+    """Return the published conventions that are complete; without one, the plain mean."""
+    metrics = {
+        task: {metric: spread["median"] for metric, spread in report["metrics"].items()}
+        for task, report in tasks.items()
+    }
+    return averages(metrics) or {"mean_of_tasks": mean_of_tasks(_medians(tasks))}

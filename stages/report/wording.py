@@ -1,0 +1,116 @@
+"""How numbers are written on the page; what is not a finite number is written as a dash.
+
+The same number is written the same way everywhere, so a reader can search the page for it.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+DASH = "\u2013"
+NARROW = "\u202f"  # the narrow space that does not break, between a number and its unit
+
+
+def is_number(value: object) -> bool:
+    """Say whether a value is a finite number (and not a truth value)."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def fixed(value: Any, decimals: int = 1) -> str:
+    """Return a number with so many decimals, thousands apart."""
+    return f"{value:,.{decimals}f}" if is_number(value) else DASH
+
+
+def percent(value: Any, decimals: int = 1) -> str:
+    """Return a percentage that is already in percent."""
+    return f"{value:.{decimals}f}{NARROW}%" if is_number(value) else DASH
+
+
+def fraction(value: Any, decimals: int = 0) -> str:
+    """Return a fraction as a percentage."""
+    return percent(100 * value, decimals) if is_number(value) else DASH
+
+
+def count(value: Any) -> str:
+    """Return a count: exact below a million, then in millions or thousand millions."""
+    if not is_number(value):
+        return DASH
+    if value >= 1e9:
+        return f"{value / 1e9:.2f}{NARROW}G"
+    if value >= 1e6:
+        return f"{value / 1e6:.1f}{NARROW}M"
+    return f"{value:,.0f}"
+
+
+def times(value: Any) -> str:
+    """Return a ratio, such as a speed-up."""
+    return f"{value:.2f}\u00d7" if is_number(value) else DASH
+
+
+def megabytes(value: Any) -> str:
+    """Return a size in megabytes."""
+    return f"{value:,.1f}{NARROW}MB" if is_number(value) else DASH
+
+
+def duration(seconds: Any) -> str:
+    """Return a time in the two units that suit it."""
+    if not is_number(seconds):
+        return DASH
+    if seconds < 60:
+        return f"{seconds:.1f}{NARROW}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}{NARROW}min {rest:02d}{NARROW}s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,}{NARROW}h {minutes:02d}{NARROW}min"
+
+
+def spread(low: Any, high: Any, decimals: int = 1) -> str:
+    """Return the smallest and the largest value."""
+    if not (is_number(low) and is_number(high)):
+        return DASH
+    return f"{low:.{decimals}f}{DASH}{high:.{decimals}f}"
+
+
+def plain(value: Any) -> str:
+    """Return whatever a check measured: numbers to four digits, lists in words, yes or no."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return DASH
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    if isinstance(value, list | tuple):
+        return ", ".join(plain(item) for item in value) or DASH
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {plain(item)}" for key, item in value.items()) or DASH
+    return str(value)
+
+
+def weighted(weights: dict[str, float]) -> str:
+    """Return a sum of losses, without those of weight 0."""
+    used = [(weights[term], term) for term in ("ce", "mlm", "cos") if weights[term]]
+    return " + ".join(f"{plain(weight)} {term}" for weight, term in used)
+
+
+def words(name: str) -> str:
+    """Return a key such as `too_short` as words."""
+    return name.replace("_", " ")
+
+
+FILTERS: dict[str, Callable[..., str]] = {
+    "fixed": fixed,
+    "fixed3": partial(fixed, decimals=3),
+    "percent": percent,
+    "fraction": fraction,
+    "count": count,
+    "times": times,
+    "megabytes": megabytes,
+    "duration": duration,
+    "plain": plain,
+    "weighted": weighted,
+    "words": words,
+}

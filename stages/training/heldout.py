@@ -1,0 +1,49 @@
+"""How far a model is from its teacher, and from the text, on sequences it was never trained on."""
+
+from collections.abc import Iterable
+
+import torch
+
+from stages.objectives.hidden_states import cosine
+from stages.objectives.vocabulary import vocabulary_losses
+from stages.students.heads import MaskedLM, encode, head_of
+from stages.training.batches import Batch
+from stages.training.triple_loss import FrozenTeacher
+
+
+@torch.no_grad()
+def measure_heldout(
+    model: MaskedLM, teacher: FrozenTeacher | None, batches: Iterable[Batch]
+) -> dict[str, float]:
+    """Return means over all real tokens of `kl` (nats, T = 1) and `cos`, over masked ones of `mlm`.
+
+    Without a teacher only `mlm` is measured. The model is left in eval mode.
+    """
+    model.eval()
+    sums = {"kl": 0.0, "mlm": 0.0, "cos": 0.0}
+    num_real = num_masked = 0
+    for cpu_batch in batches:
+        batch = {name: tensor.to(model.device) for name, tensor in cpu_batch.items()}
+        real_BS = batch["attention_mask"].bool()
+        hidden_BSD = encode(model, batch["input_ids"], batch["attention_mask"])
+        soft = None
+        if teacher is not None:
+            taught_BSD = teacher.hidden(batch)
+            soft = teacher.head(taught_BSD[real_BS])
+            sums["cos"] += float(cosine(hidden_BSD, taught_BSD, batch["attention_mask"]).sum)
+        losses = vocabulary_losses(
+            head_of(model, hidden_BSD[real_BS]),
+            soft,
+            batch["labels"][real_BS],
+            temperature=1.0,
+            ce_coefficient=1.0,
+            mlm_coefficient=1.0,
+        )
+        sums["kl"] += float(losses.ce_sum)
+        sums["mlm"] += float(losses.mlm_sum)
+        num_real += int(real_BS.sum())
+        num_masked += int((batch["labels"] != -100).sum())
+    means = {"mlm": sums["mlm"] / max(num_masked, 1)}
+    if teacher is not None:
+        means |= {name: sums[name] / num_real for name in ("kl", "cos")}
+    return means

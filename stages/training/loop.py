@@ -1,0 +1,287 @@
+"""The loop that trains everything: teacher adaptation, distillation, fine-tuning.
+
+What differs between them is the objective and the batches. What is here for all of them: a global
+batch shared among processes and accumulated in micro-batches, sums over counts instead of means of
+means, checkpoints from which a killed run goes on to the identical result, an orderly stop, and a
+halt at the first value that is not finite.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from stages.command import log
+from stages.errors import Interrupted, SettingsError, TrainingError
+from stages.training.batches import Batch, Batches, micro_batches, share
+from stages.training.checkpoints import CurveRow, Progress, load_newest, save_checkpoint
+from stages.training.optimisation import learning_rate, make_optimizer
+from stages.training.processes import Processes
+from stages.training.stopping import StopWish, stop_on_signals
+
+if TYPE_CHECKING:
+    from stages.params import Launch, Schedule
+
+NUM_CURVE_ROWS = 200
+"""About how many points a loss curve has, however long the run."""
+
+
+class Objective(Protocol):
+    """A model with its loss: an `nn.Module` whose parameters are what is trained."""
+
+    terms: tuple[str, ...]
+    """Names of the loss terms, in the order of `counts` and of the sums."""
+
+    def counts(self, batch: Batch) -> list[float]:
+        """Return for each term how many things of a global batch it sums over."""
+
+    def __call__(self, batch: Batch, counts: list[float]) -> tuple[Tensor, Tensor]:
+        """Return the weighted loss of a micro-batch, and each term's sum (without gradient).
+
+        A term enters the loss as weight x sum / count, with the count of the global batch: the
+        losses of all micro-batches and processes then add up to the loss of the batch.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a finished training run measured."""
+
+    num_steps: int
+    seconds: float
+    """Wall time of all attempts up to their last checkpoints."""
+    device: str
+    num_processes: int
+    curve: list[CurveRow]
+
+    def cost(self, num_tokens: int) -> dict[str, float | str]:
+        """Return what reports say of a run; device-hours are GPU-hours on GPUs."""
+        return {
+            "num_steps": self.num_steps,
+            "num_tokens": num_tokens,
+            "seconds": round(self.seconds, 2),
+            "device": self.device,
+            "device_hours": self.seconds * self.num_processes / 3600,
+            "tokens_per_second": num_tokens / self.seconds if self.seconds else 0.0,
+        }
+
+
+def train(
+    objective: Objective,
+    batches: Batches,
+    schedule: "Schedule",
+    num_steps: int,
+    launch: "Launch",
+    processes: Processes,
+    *,
+    seed: int,
+    workspace: Path | None,
+    title: str,
+) -> Outcome:
+    """Train an objective's parameters in place, from the newest checkpoint if there is one.
+
+    Args:
+        objective: What is trained, on its device already.
+        batches: Global batches by step.
+        schedule: Learning rate, batch and optimiser.
+        num_steps: Optimiser steps to reach.
+        launch: Micro-batch size and checkpoints; changes nothing about the result.
+        processes: This process's place among all.
+        seed: Of dropout, with the step and the rank.
+        workspace: Where checkpoints live; None for runs short enough to start over.
+        title: For the progress bar.
+
+    Raises:
+        Interrupted: on SIGINT or SIGTERM, after a checkpoint.
+        TrainingError: a term or the gradient stopped being finite; says which and at what step.
+    """
+    module = cast(nn.Module, objective)
+    if schedule.batch_sequences < processes.world_size:
+        raise SettingsError(
+            f"batch_sequences = {schedule.batch_sequences} is fewer than the "
+            f"{processes.world_size} processes that share it"
+        )
+    optimizer = make_optimizer(module, schedule)
+    progress = Progress()
+    if workspace is not None:
+        progress, damaged = load_newest(workspace, module, optimizer)
+        for sentence in damaged:
+            log.warning("%s", sentence)
+        if progress.step:
+            log.info("%s: going on from step %d of %d", title, progress.step, num_steps)
+    wrapped = DistributedDataParallel(module) if processes.world_size > 1 else module
+
+    with stop_on_signals() as stop, _bar(title, num_steps, progress.step, processes) as bar:
+        run = _Run(objective, wrapped, optimizer, schedule, num_steps, launch, processes, seed)
+        clock = _Clock(progress.seconds)
+        every = max(1, num_steps // NUM_CURVE_ROWS)
+        for step in range(progress.step, num_steps):
+            run.step(step, batches(step))
+            progress.step, progress.seconds = step + 1, clock.seconds()
+            if (step + 1) % every == 0 or step + 1 == num_steps:
+                row = run.flush(step + 1)
+                progress.rows().append(row)
+                bar.set_postfix({name: f"{row[name]:.3f}" for name in ("loss", *objective.terms)})
+            bar.update()
+            if workspace is not None:
+                _checkpoint_if_due(workspace, run, progress, clock, stop)
+            elif processes.any(stop.wanted)[0]:
+                raise Interrupted(f"{title}: stopped at step {step + 1}; run it again to redo it")
+    return Outcome(
+        num_steps, progress.seconds, processes.device.type, processes.world_size, progress.rows()
+    )
+
+
+def _checkpoint_if_due(
+    workspace: Path, run: "_Run", progress: Progress, clock: "_Clock", stop: StopWish
+) -> None:
+    last = progress.step == run.num_steps
+    due = last or clock.since_mark() >= run.launch.checkpoint_every_seconds
+    # Clocks differ between processes, and a signal may reach only one of them.
+    stopping, saving = run.processes.any(stop.wanted, due and run.processes.is_first)
+    if not (stopping or saving):
+        return
+    run.check_finite(progress.step)
+    if run.processes.is_first:
+        model = cast(nn.Module, run.objective)
+        save_checkpoint(workspace, model, run.optimizer, progress, run.launch.num_checkpoints)
+    run.processes.wait()
+    clock.mark()
+    if stopping and not last:
+        raise Interrupted(
+            f"stopped after step {progress.step} of {run.num_steps}, checkpoint in {workspace}; "
+            "run the same command to go on"
+        )
+
+
+class _Run:
+    """One optimiser step after another, and what they measured since the last flush."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        wrapped: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        schedule: "Schedule",
+        num_steps: int,
+        launch: "Launch",
+        processes: Processes,
+        seed: int,
+    ) -> None:
+        self.objective, self.wrapped, self.optimizer = objective, wrapped, optimizer
+        self.schedule, self.num_steps, self.launch = schedule, num_steps, launch
+        self.processes, self.seed = processes, seed
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        # Losses add up on the device: reading them every step would make the host wait for it.
+        self.sums = torch.zeros(len(objective.terms) + 1, device=processes.device)
+        self.finite = torch.ones(len(objective.terms) + 1, device=processes.device)
+        self.num_summed = 0
+
+    def step(self, step: int, batch: Batch) -> None:
+        counts = self.objective.counts(batch)
+        mine = share(batch, self.processes.rank, self.processes.world_size)
+        pieces = list(micro_batches(mine, self.launch.micro_batch_sequences))
+        torch.manual_seed(_dropout_seed(self.seed, step, self.processes.rank))
+        cast(nn.Module, self.objective).train()
+        terms = torch.zeros_like(self.sums)
+        for index, piece in enumerate(pieces):
+            with self._gradients_stay_local(index < len(pieces) - 1), self._precision():
+                on_device = {
+                    name: tensor.to(self.processes.device, non_blocking=True)
+                    for name, tensor in piece.items()
+                }
+                loss, sums = self.wrapped(on_device, counts)
+                # DDP takes the mean over processes, and shares of one loss must be summed.
+                (loss * self.processes.world_size).backward()
+            terms[0] += loss.detach()
+            terms[1:] += sums / torch.tensor(
+                [max(count, 1) for count in counts], device=sums.device
+            )
+        self.processes.sum(terms)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.schedule.max_grad_norm)
+        healthy = torch.cat([terms[1:].isfinite(), norm.isfinite()[None]]).float()
+        self.finite = torch.minimum(self.finite, healthy)
+        if self.processes.device.type == "cpu":
+            self.check_finite(step + 1)
+        rate = learning_rate(self.schedule, step, self.num_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.sums += terms
+        self.num_summed += 1
+
+    def flush(self, step: int) -> CurveRow:
+        """Return the means since the last flush, as a row of the curve."""
+        self.check_finite(step)
+        values = (self.sums / self.num_summed).tolist()
+        self.sums.zero_()
+        self.num_summed = 0
+        rate = learning_rate(self.schedule, step - 1, self.num_steps)
+        names = ("loss", *self.objective.terms)
+        return {"step": step, **dict(zip(names, values, strict=True)), "learning_rate": rate}
+
+    def check_finite(self, step: int) -> None:
+        """Stop at the first value that is not finite, before a checkpoint could hold it."""
+        for name, finite in zip((*self.objective.terms, "the gradient"), self.finite, strict=True):
+            if not finite:
+                raise TrainingError(
+                    f"step {step}: {name} is not finite. The last good checkpoint is kept; lower "
+                    f"learning_rate ({self.schedule.learning_rate}) or look at the batch of that "
+                    "step, and run again"
+                )
+
+    def _gradients_stay_local(self, local: bool) -> contextlib.AbstractContextManager[None]:
+        if local and isinstance(self.wrapped, DistributedDataParallel):
+            return self.wrapped.no_sync()
+        return contextlib.nullcontext()
+
+    def _precision(self) -> contextlib.AbstractContextManager[None]:
+        if self.schedule.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.processes.device.type, dtype=torch.bfloat16)
+
+
+def _dropout_seed(seed: int, step: int, rank: int) -> int:
+    mixed = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
+    return math.floor(mixed[0]) & (2**63 - 1)
+
+
+class _Clock:
+    """Seconds of this attempt on top of earlier ones, and since the last checkpoint."""
+
+    def __init__(self, earlier: float) -> None:
+        self.earlier, self.started = earlier, time.monotonic()
+        self.marked = self.started
+
+    def seconds(self) -> float:
+        return self.earlier + time.monotonic() - self.started
+
+    def since_mark(self) -> float:
+        return time.monotonic() - self.marked
+
+    def mark(self) -> None:
+        self.marked = time.monotonic()
+
+
+@contextlib.contextmanager
+def _bar(title: str, total: int, done: int, processes: Processes) -> Iterator[Any]:
+    with tqdm(
+        total=total,
+        initial=done,
+        desc=title,
+        unit="step",
+        disable=not processes.is_first,
+        mininterval=1.0,
+        dynamic_ncols=True,
+    ) as bar:
+        yield bar

@@ -1,0 +1,60 @@
+"""Which tokens a masked language model must restore: DistilBERT's frequency-smoothed masking.
+
+The budget is a share of the whole batch and not of each sequence, and rare tokens are drawn more
+often: probability proportional to count^-power (huggingface distillation, `token_probs`).
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.corpus.reading import SpecialIds
+
+IGNORED = -100
+"""The label of a position that has nothing to restore."""
+
+
+def masking_weights(
+    token_counts: NDArray[np.int64], special: SpecialIds, smoothing: float
+) -> NDArray[np.float64]:
+    """Return how likely each token is to be masked, relative to others; special tokens never are.
+
+    Args:
+        token_counts: Occurrences in the corpus, by token id; 0 counts as 1.
+        special: The ids that must never be masked.
+        smoothing: The power; 0.7 in DistilBERT, 0 makes every token alike.
+    """
+    weights = np.maximum(token_counts, 1).astype(np.float64) ** -smoothing
+    weights[[special.pad, special.unk, special.cls, special.sep, special.mask]] = 0.0
+    return weights
+
+
+def mask_batch(
+    ids_BS: NDArray[np.int64],
+    weights_V: NDArray[np.float64],
+    special: SpecialIds,
+    fraction: float,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return masked inputs and labels of one batch, both B x S.
+
+    ceil(fraction x real tokens) positions are drawn without replacement; of them 80 % become
+    [MASK], 10 % a token drawn uniformly from the vocabulary, 10 % stay.
+    """
+    flat = ids_BS.reshape(-1)
+    weights = weights_V[flat]
+    budget = int(np.ceil(fraction * np.count_nonzero(flat != special.pad)))
+    budget = min(budget, int(np.count_nonzero(weights)))
+    # The smallest of exponential/weight are a weighted draw without replacement (Efraimidis and
+    # Spirakis 2006): one pass, where drawing one after the other takes as many as there are masks.
+    with np.errstate(divide="ignore"):
+        keys = rng.exponential(size=flat.size) / weights
+    chosen = np.sort(np.argpartition(keys, max(budget - 1, 0))[:budget])
+
+    labels = np.full_like(flat, IGNORED)
+    labels[chosen] = flat[chosen]
+    inputs = flat.copy()
+    fate = rng.random(budget)
+    inputs[chosen[fate < 0.8]] = special.mask
+    swapped = chosen[fate >= 0.9]
+    inputs[swapped] = rng.integers(0, len(weights_V), size=swapped.size)
+    return inputs.reshape(ids_BS.shape), labels.reshape(ids_BS.shape)

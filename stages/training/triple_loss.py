@@ -1,0 +1,100 @@
+"""The triple loss of DistilBERT as one module; with only `mlm`, masked language modelling.
+
+`ce`: soft targets at a temperature. `mlm`: the masked tokens. `cos`: the direction of the last
+hidden states. Weights 5, 2, 1 and temperature 2 are what the released model was trained with.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from stages.objectives.hidden_states import cosine
+from stages.objectives.term import masked_positions
+from stages.objectives.vocabulary import Head, vocabulary_losses
+from stages.students.heads import MaskedLM, encode, head_of
+from stages.training.batches import Batch
+
+if TYPE_CHECKING:
+    from stages.params import Weights
+
+
+class FrozenTeacher:
+    """A teacher that can only be read: in eval mode, without gradient, not part of what trains.
+
+    It is no `nn.Module`, so that nothing that walks over a model's modules can put it back into
+    training mode, wrap it for DDP, or save it with the student.
+    """
+
+    def __init__(self, model: MaskedLM) -> None:
+        self._model = model.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def hidden(self, batch: Batch) -> Tensor:
+        """Return the last hidden states, B x S x D."""
+        assert not self._model.training, "the teacher was put into training mode"
+        return encode(self._model, batch["input_ids"], batch["attention_mask"])
+
+    @torch.no_grad()
+    def head(self, hidden_ND: Tensor) -> Head:
+        """Return the teacher's head for some hidden states."""
+        return head_of(self._model, hidden_ND)
+
+
+class TripleLoss(nn.Module):
+    """A student and its loss, as the loop wants it (`stages.training.loop.Objective`)."""
+
+    def __init__(
+        self,
+        student: MaskedLM,
+        teacher: FrozenTeacher | None,
+        weights: "Weights",
+        *,
+        temperature: float = 1.0,
+        positions: str = "all",
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.temperature, self.positions = temperature, positions
+        given = {"ce": weights.ce, "mlm": weights.mlm, "cos": weights.cos}
+        self.weights = {name: weight for name, weight in given.items() if weight > 0}
+        self.terms = tuple(self.weights)
+        # A teacher that no term asks is not run.
+        self.teacher = None if self.terms == ("mlm",) else teacher
+        assert self.teacher or self.terms == ("mlm",), "soft targets and cosine need a teacher"
+
+    def counts(self, batch: Batch) -> list[float]:
+        """Return what each term sums over: real tokens, or masked ones."""
+        real = int(batch["attention_mask"].sum())
+        masked = int(masked_positions(batch["labels"]).sum())
+        of = {"ce": real if self.positions == "all" else masked, "mlm": masked, "cos": real}
+        return [of[name] for name in self.terms]
+
+    def forward(self, batch: Batch, counts: list[float]) -> tuple[Tensor, Tensor]:
+        """Return the weighted loss of a micro-batch, and each term's sum."""
+        count = {name: max(n, 1) for name, n in zip(self.terms, counts, strict=True)}
+        real_BS = batch["attention_mask"].bool()
+        masked_BS = masked_positions(batch["labels"])
+        hidden_BSD = encode(self.student, batch["input_ids"], batch["attention_mask"])
+
+        # Where no soft targets are asked for, only masked positions need logits: 15 % of them.
+        rows_BS = real_BS if "ce" in self.weights and self.positions == "all" else masked_BS
+        taught_BSD = soft = None
+        if self.teacher is not None:
+            taught_BSD = self.teacher.hidden(batch)
+            soft = self.teacher.head(taught_BSD[rows_BS]) if "ce" in self.weights else None
+        losses = vocabulary_losses(
+            head_of(self.student, hidden_BSD[rows_BS]),
+            soft,
+            batch["labels"][rows_BS],
+            temperature=self.temperature,
+            ce_coefficient=self.weights.get("ce", 0.0) / count.get("ce", 1),
+            mlm_coefficient=self.weights.get("mlm", 0.0) / count.get("mlm", 1),
+        )
+        total = losses.total
+        sums = {"ce": losses.ce_sum, "mlm": losses.mlm_sum}
+        if "cos" in self.weights:
+            assert taught_BSD is not None
+            sums["cos"] = cosine(hidden_BSD, taught_BSD, batch["attention_mask"]).sum
+            total = total + self.weights["cos"] / count["cos"] * sums["cos"]
+        return total, torch.stack([sums[name].detach().float() for name in self.terms])

@@ -1,0 +1,90 @@
+"""Batches and masks are functions of (seed, step), and masks are drawn as DistilBERT draws them."""
+
+import numpy as np
+import pytest
+import torch
+
+from stages.params import Masking
+from stages.training.batches import MaskedBatches, Order, micro_batches, share
+from stages.training.masking import mask_batch, masking_weights
+from tests.tiny_models import SPECIAL, VOCABULARY, batches, tiny_sequences
+
+
+def test_every_epoch_visits_every_item_once_in_another_order() -> None:
+    order = Order(10, 5, seed=1)
+    first = np.concatenate([order.indices(step) for step in (0, 1)])
+    second = np.concatenate([order.indices(step) for step in (2, 3)])
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert list(first) != list(second)
+
+
+def test_a_batch_runs_on_into_the_next_epoch() -> None:
+    order = Order(10, 4, seed=1)
+    across = order.indices(2)
+    assert list(across[:2]) == list(Order(10, 10, seed=1).indices(0)[8:])
+    assert list(across[2:]) == list(Order(10, 10, seed=1).indices(1)[:2])
+
+
+def test_a_batch_does_not_depend_on_the_batches_before_it() -> None:
+    walked, fresh = batches(), batches()
+    for step in range(7):
+        walked(step)
+    for name, tensor in walked(3).items():
+        torch.testing.assert_close(tensor, fresh(3)[name])
+
+
+def test_another_step_masks_other_tokens() -> None:
+    # 40 rows in batches of 40: steps 0 and 1 hold the same rows.
+    source = MaskedBatches(tiny_sequences(), 40, 3, Masking())
+    assert int((source(0)["labels"] != -100).sum()) == int((source(1)["labels"] != -100).sum())
+    assert not torch.equal(
+        source(0)["labels"].flatten().sort().values, source(1)["labels"].flatten().sort().values
+    )
+
+
+def test_budget_is_a_share_of_the_real_tokens_of_the_whole_batch() -> None:
+    # 40 rows of 12 with 6 padded tokens: ceil(0.15 * 474) = 72
+    batch = MaskedBatches(tiny_sequences(), 40, 3, Masking())(0)
+    assert int((batch["labels"] != -100).sum()) == 72
+    assert int(batch["attention_mask"].sum()) == 474
+
+
+def test_rare_tokens_are_masked_more_often() -> None:
+    # recipes: p(count 0) / p(count 1000) at power 0.7; a count of 0 is taken as 1
+    counts = np.zeros(10, dtype=np.int64)
+    counts[9] = 1000
+    weights = masking_weights(counts, SPECIAL, 0.7)
+    assert weights[8] / weights[9] == pytest.approx(125.892541179, rel=1e-9)
+    assert not weights[[0, 1, 2, 3, 4]].any()
+    assert len(set(masking_weights(counts, SPECIAL, 0.0)[5:])) == 1
+
+
+def test_masked_tokens_become_mask_random_or_stay_eight_to_one_to_one() -> None:
+    rows = np.full((100, 102), 50)
+    weights = masking_weights(np.ones(VOCABULARY, dtype=np.int64), SPECIAL, 0.7)
+    inputs, labels = mask_batch(rows, weights, SPECIAL, 0.5, np.random.default_rng(0))
+    chosen = inputs[labels != -100]
+    assert chosen.size == 5100
+    assert (labels[labels != -100] == 50).all()
+    assert (inputs[labels == -100] == 50).all()
+    assert (chosen == SPECIAL.mask).mean() == pytest.approx(0.8, abs=0.02)
+    assert (chosen == 50).mean() == pytest.approx(0.1, abs=0.02)
+
+
+def test_special_tokens_are_never_masked() -> None:
+    rows = tiny_sequences().rows(np.arange(40))
+    weights = masking_weights(np.ones(VOCABULARY, dtype=np.int64), SPECIAL, 0.7)
+    _, labels = mask_batch(rows, weights, SPECIAL, 0.99, np.random.default_rng(0))
+    assert labels[labels != -100].min() > SPECIAL.mask
+    # more budget than there is to mask: everything that may be masked is
+    assert (labels != -100).sum() == (rows > SPECIAL.mask).sum()
+
+
+def test_shares_of_all_processes_are_the_global_batch() -> None:
+    batch = batches(batch_size=7)(0)
+    for world_size in (1, 2, 3):
+        parts = [share(batch, rank, world_size)["input_ids"] for rank in range(world_size)]
+        torch.testing.assert_close(torch.cat(parts), batch["input_ids"])
+    pieces = [piece["labels"] for piece in micro_batches(batch, 3)]
+    assert [len(piece) for piece in pieces] == [3, 3, 1]
+    torch.testing.assert_close(torch.cat(pieces), batch["labels"])

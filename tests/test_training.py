@@ -1,0 +1,225 @@
+"""The loop: sums over counts, identical after a stop, halted by what is not finite."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from stages.errors import Interrupted, SettingsError, TrainingError
+from stages.objectives.hidden_states import cosine
+from stages.objectives.soft_targets import label_ce, soft_target_kl
+from stages.params import Weights
+from stages.students.heads import encode
+from stages.training.batches import Batch, Batches, micro_batches
+from stages.training.heldout import measure_heldout
+from stages.training.loop import Outcome, train
+from stages.training.optimisation import learning_rate
+from stages.training.processes import Processes
+from stages.training.triple_loss import TripleLoss
+from tests.tiny_models import ALONE, TRIPLE, batches, launch, schedule, triple_loss
+
+
+def fit(
+    objective: TripleLoss,
+    workspace: Path | None = None,
+    source: Batches | None = None,
+    **changes: object,
+) -> Outcome:
+    settings = schedule(**{k: v for k, v in changes.items() if k != "micro_batch_sequences"})
+    machine = launch(**{k: v for k, v in changes.items() if k == "micro_batch_sequences"})
+    return train(
+        objective,
+        source or batches(settings.batch_sequences),
+        settings,
+        settings.num_steps,
+        machine,
+        ALONE,
+        seed=3,
+        workspace=workspace,
+        title="tiny",
+    )
+
+
+def weights_of(objective: TripleLoss) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in objective.parameters()])
+
+
+@pytest.mark.parametrize("positions", ["all", "masked"])
+def test_loss_is_the_sum_of_the_papers_terms(positions: str) -> None:
+    objective, batch = triple_loss(positions=positions).eval(), batches()(0)
+    total, _ = objective(batch, objective.counts(batch))
+    real, masked = batch["attention_mask"].bool(), batch["labels"] != -100
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        teacher = objective.teacher._model
+        student_logits, teacher_logits = (
+            objective.student(**inputs).logits,
+            teacher(**inputs).logits,
+        )
+        states = [
+            encode(m, **{f"{k}_BS": v for k, v in inputs.items()})
+            for m in (objective.student, teacher)
+        ]
+    rows = real if positions == "all" else masked
+    expected = (
+        5 * soft_target_kl(student_logits[rows], teacher_logits[rows], 2.0).mean
+        + 2 * label_ce(student_logits[masked], batch["labels"][masked]).mean
+        + cosine(*states, batch["attention_mask"]).mean
+    )
+    assert total.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ce", "mlm", "cos"])
+def test_every_weight_changes_the_result(name: str) -> None:
+    without = Weights.model_validate(TRIPLE.model_dump() | {name: 0.0})
+    assert name not in triple_loss(without).terms
+    both = [triple_loss(weights) for weights in (TRIPLE, without)]
+    for objective in both:
+        fit(objective, num_steps=2)
+    assert not torch.equal(weights_of(both[0]), weights_of(both[1]))
+
+
+def test_without_a_taught_term_the_teacher_is_not_run() -> None:
+    assert triple_loss(Weights(ce=0, mlm=1, cos=0)).teacher is None
+
+
+def test_teacher_stays_in_eval_mode_and_receives_no_gradient() -> None:
+    objective, batch = triple_loss(), batches()(0)
+    objective.train()
+    first, second = (objective.teacher.hidden(batch) for _ in range(2))
+    assert torch.equal(first, second)
+    objective(batch, objective.counts(batch))[0].backward()
+    teacher = objective.teacher._model
+    assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
+    trained = {id(p) for p in objective.parameters()}
+    assert not trained & {id(p) for p in teacher.parameters()}
+
+
+def test_padding_changes_no_term() -> None:
+    objective, batch = triple_loss().eval(), batches()(0)
+    fill = {"input_ids": 0, "attention_mask": 0, "labels": -100}
+    padded = {k: torch.nn.functional.pad(v, (0, 3), value=fill[k]) for k, v in batch.items()}
+    for given in (batch, padded):
+        assert objective.counts(given) == objective.counts(batch)
+    total, sums = objective(batch, objective.counts(batch))
+    padded_total, padded_sums = objective(padded, objective.counts(padded))
+    assert padded_total.item() == pytest.approx(total.item(), rel=1e-5)
+    torch.testing.assert_close(padded_sums, sums, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_accumulated_micro_batches_equal_one_batch(size: int) -> None:
+    whole, parts = triple_loss(), triple_loss()
+    curve = fit(whole).curve
+    accumulated = fit(parts, micro_batch_sequences=size).curve
+    assert [row["loss"] for row in accumulated] == pytest.approx(
+        [r["loss"] for r in curve], rel=1e-4
+    )
+    torch.testing.assert_close(weights_of(parts), weights_of(whole), rtol=1e-3, atol=2e-4)
+
+
+def test_training_lowers_the_loss_and_the_divergence_from_the_teacher() -> None:
+    objective, fixed = triple_loss(), batches()
+    before = measure_heldout(objective.student, objective.teacher, fixed.fixed(40))
+    curve = fit(objective, num_steps=40).curve
+    after = measure_heldout(objective.student, objective.teacher, fixed.fixed(40))
+    assert curve[-1]["loss"] < curve[0]["loss"]
+    assert after["kl"] < before["kl"]
+    assert set(curve[0]) == {"step", "loss", "ce", "mlm", "cos", "learning_rate"}
+
+
+def stopping(source: Batches, at: int, number: signal.Signals) -> Batches:
+    """Batches that ask this very process to stop while a step is under way."""
+
+    def batch(step: int) -> Batch:
+        if step == at:
+            os.kill(os.getpid(), number)
+        return source(step)
+
+    return batch
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("at", [0, 4, 6])
+def test_stopped_run_goes_on_to_the_identical_student(
+    tmp_path: Path, at: int, number: signal.Signals
+) -> None:
+    undisturbed = triple_loss(dropout=0.1)
+    curve = fit(undisturbed).curve
+    with pytest.raises(Interrupted, match=f"stopped after step {at + 1} of 8"):
+        fit(triple_loss(dropout=0.1), tmp_path, stopping(batches(), at, number))
+    resumed = triple_loss(dropout=0.1)
+    outcome = fit(resumed, tmp_path)
+    assert torch.equal(weights_of(resumed), weights_of(undisturbed))
+    assert outcome.curve == curve
+
+
+def test_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    undisturbed = triple_loss(dropout=0.1)
+    fit(undisturbed)
+    with pytest.raises(Interrupted):
+        fit(triple_loss(dropout=0.1), tmp_path, stopping(batches(), 5, signal.SIGINT))
+    newest = sorted(tmp_path.glob("step-*"))[-1] / "weights.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1] + b"x")
+    resumed = triple_loss(dropout=0.1)
+    fit(resumed, tmp_path)
+    assert torch.equal(weights_of(resumed), weights_of(undisturbed))
+
+
+def test_checkpoints_are_kept_by_count(tmp_path: Path) -> None:
+    fit(triple_loss(), tmp_path)
+    assert [folder.name for folder in sorted(tmp_path.iterdir())] == [
+        "step-00000007",
+        "step-00000008",
+    ]
+
+
+def test_loss_that_is_not_finite_stops_before_a_checkpoint_holds_it(tmp_path: Path) -> None:
+    objective = triple_loss()
+
+    def poisoned(step: int) -> Batch:
+        if step == 3:
+            with torch.no_grad():
+                objective.student.vocab_projector.bias[7] = float("nan")
+        return batches()(step)
+
+    with pytest.raises(TrainingError, match=r"step 4: ce is not finite.*learning_rate \(0.01\)"):
+        fit(objective, tmp_path, poisoned)
+    fresh = triple_loss()
+    outcome = fit(fresh, tmp_path)
+    assert weights_of(fresh).isfinite().all()
+    assert len(outcome.curve) == 8
+
+
+def test_more_processes_than_sequences_are_refused() -> None:
+    crowd = Processes(0, 9, torch.device("cpu"))
+    with pytest.raises(SettingsError, match="batch_sequences = 8 is fewer than the 9 processes"):
+        train(
+            triple_loss(), batches(), schedule(), 8, launch(), crowd,
+            seed=0, workspace=None, title="",
+        )  # fmt: skip
+
+
+def test_learning_rate_warms_up_and_decays_to_zero() -> None:
+    settings = schedule(learning_rate=1.0, warmup_fraction=0.2)
+    # 10 steps, 2 of warm-up: 1/2, 1, then (10 - step) / 8
+    rates = [learning_rate(settings, step, 10) for step in range(10)]
+    assert rates == pytest.approx([0.5, 1.0, 1.0, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
+    constant = schedule(learning_rate=1.0, warmup_fraction=0.0, decay="constant")
+    assert {learning_rate(constant, step, 10) for step in range(10)} == {1.0}
+
+
+def test_bfloat16_trains_to_nearly_the_same_loss() -> None:
+    wide = fit(triple_loss(), num_steps=10).curve[-1]["loss"]
+    narrow = fit(triple_loss(), num_steps=10, precision="bfloat16").curve[-1]["loss"]
+    assert narrow == pytest.approx(wide, rel=0.02)
+
+
+def test_micro_batches_of_a_step_see_the_counts_of_the_whole_batch() -> None:
+    objective, batch = triple_loss().eval(), batches()(0)
+    counts = objective.counts(batch)
+    whole = objective(batch, counts)[0].item()
+    parts = sum(objective(piece, counts)[0].item() for piece in micro_batches(batch, 3))
+    assert parts == pytest.approx(whole, rel=1e-5)
