@@ -1,0 +1,1 @@
+"""Tasks, fine-tuning, metrics, averages; speed and size."""

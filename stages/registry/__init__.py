@@ -1,0 +1,1 @@
+"""Lineage, the MLflow record, the gate, and the aliases of the registered model."""

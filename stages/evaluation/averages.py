@@ -1,0 +1,105 @@
+"""Averages over tasks, each under the name of its convention.
+
+The same nine GLUE numbers average to 77.0 in one paper's table and to 75.8 in another's, because
+papers count MNLI once or twice, with or without WNLI, F1 alone or with accuracy. So every average
+here has an id that says how it was taken, and one whose tasks are not all measured does not exist.
+The ids name how columns are averaged, after where they are used; that a value is on the validation
+or the test split follows from the metrics given.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+TaskMetrics = Mapping[str, Mapping[str, float]]
+"""Metrics by task, on their raw scale, keyed as in reports: {"mrpc": {"f1": 0.9, ...}}."""
+
+
+@dataclass(frozen=True, slots=True)
+class Convention:
+    """One way to average: columns of equal weight, each the mean of some metrics of one task."""
+
+    id: str
+    used_by: str
+    columns: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+ACCURACY = ("accuracy",)
+BOTH = ("accuracy", "f1")
+MATCHED_AND_MISMATCHED = ("accuracy", "accuracy_mismatched")
+CORRELATIONS = ("pearson", "spearman")
+
+_MACRO8 = (
+    ("cola", ("mcc",)),
+    ("mnli", ACCURACY),
+    ("mrpc", BOTH),
+    ("qnli", ACCURACY),
+    ("qqp", BOTH),
+    ("rte", ACCURACY),
+    ("sst2", ACCURACY),
+    ("stsb", CORRELATIONS),
+)
+
+CONVENTIONS: tuple[Convention, ...] = (
+    Convention("macro9_dev", "DistilBERT", (*_MACRO8, ("wnli", ACCURACY))),
+    Convention(
+        "avg9_test",
+        "TinyBERT",
+        (
+            ("mnli", ACCURACY),
+            ("mnli", ("accuracy_mismatched",)),
+            ("qqp", ("f1",)),
+            ("qnli", ACCURACY),
+            ("sst2", ACCURACY),
+            ("cola", ("mcc",)),
+            ("stsb", ("spearman",)),
+            ("mrpc", ("f1",)),
+            ("rte", ACCURACY),
+        ),
+    ),
+    Convention(
+        "glue_official",
+        "the GLUE leaderboard, MobileBERT",
+        (
+            *(column for column in _MACRO8 if column[0] != "mnli"),
+            ("mnli", MATCHED_AND_MISMATCHED),
+            ("wnli", ACCURACY),
+        ),
+    ),
+    Convention("macro8_dev", "RoBERTa, DistilRoBERTa, MosaicBERT", _MACRO8),
+    Convention(
+        "avg7",
+        "MiniLM, XtremeDistil",
+        (
+            ("squad2", ("f1",)),
+            ("mnli", ACCURACY),
+            ("sst2", ACCURACY),
+            ("qnli", ACCURACY),
+            ("rte", ACCURACY),
+            ("mrpc", ACCURACY),
+            ("qqp", ACCURACY),
+        ),
+    ),
+)
+
+
+def averages(task_metrics: TaskMetrics) -> dict[str, float]:
+    """Return the averages, 0 to 100, of those conventions whose every metric is there."""
+    found = {}
+    for convention in CONVENTIONS:
+        columns = [_column(task_metrics, task, metrics) for task, metrics in convention.columns]
+        present = [column for column in columns if column is not None]
+        if len(present) == len(columns):
+            found[convention.id] = 100 * sum(present) / len(present)
+    return found
+
+
+def mean_of_tasks(scores: Mapping[str, float]) -> float:
+    """Return the plain mean of the tasks' scores, whatever the tasks: not a GLUE average."""
+    return sum(scores.values()) / len(scores)
+
+
+def _column(task_metrics: TaskMetrics, task: str, metrics: tuple[str, ...]) -> float | None:
+    measured = task_metrics.get(task, {})
+    if not all(metric in measured for metric in metrics):
+        return None
+    return sum(measured[metric] for metric in metrics) / len(metrics)

@@ -1,0 +1,292 @@
+"""Every check a student must pass before promotion, all evaluated, all reported.
+
+    python -m stages.registry.gate --student distilbert --reports reports \
+        --export models/export/distilbert --out reports/gate/distilbert.json
+
+Reads the reports of the student, of the teacher and of the baseline, and the exported files; writes
+one JSON file with a verdict per check. A student that fails is a measurement, so the stage exits 0:
+it is promotion that refuses (docs/registry.md).
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+from stages import params
+from stages.command import log, parser_for, run
+from stages.errors import DataError, SettingsError
+from stages.files import read_json, sha256_of, sha256_of_tree, write_json
+
+SAFE_SUFFIXES = {".safetensors", ".onnx", ".json", ".txt", ".md"}
+"""Kinds of file that can be read without running what they say; a pickle can not."""
+
+WEIGHTS = "model.safetensors"
+
+Rule = Literal["at least", "at most", "above", "below", "reported"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One named comparison of a number with its bound."""
+
+    name: str
+    value: float | None
+    """None where the number does not exist, which does not pass."""
+    rule: Rule
+    threshold: float | None
+    meaning: str
+
+    @property
+    def passed(self) -> bool:
+        """Say whether the value keeps the rule; a missing value and NaN do not."""
+        if self.rule == "reported":
+            return True
+        if self.value is None or self.threshold is None:
+            return False
+        return {
+            "at least": self.value >= self.threshold,
+            "at most": self.value <= self.threshold,
+            "above": self.value > self.threshold,
+            "below": self.value < self.threshold,
+        }[self.rule]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the check as it stands in reports/gate/<student>.json."""
+        return {**asdict(self), "passed": self.passed}
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the checks look at: parsed reports and the exported folder."""
+
+    student: dict[str, Any]
+    baseline: dict[str, Any] | None
+    scores: dict[str, dict[str, float]]
+    """model -> task -> median score over the seeds, 0 to 100."""
+    speed: dict[str, Any]
+    export: dict[str, Any]
+    expectations: dict[str, Any]
+    folder: Path
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Judge one student and write the verdicts."""
+    settings = params.load()
+    student: str = arguments.student
+    if student not in settings.export.students:
+        known = ", ".join(settings.export.students)
+        raise SettingsError(f"--student {student}: not one of export.students: {known}")
+    evidence = collect(settings, student, arguments.reports, arguments.export)
+    checks = list(judge(settings, student, evidence))
+    passed = all(check.passed for check in checks)
+    report = {
+        "student": student,
+        "passed": passed,
+        "checks": [check.as_json() for check in checks],
+        "export_sha256": sha256_of_tree(arguments.export),
+    }
+    write_json(arguments.out, report)
+    for line in table(checks):
+        log.info("%s", line)
+    failed = [check.name for check in checks if not check.passed]
+    verdict = "passes" if passed else f"does not pass: {', '.join(failed)}"
+    log.info("%s %s (%d checks)", student, verdict, len(checks))
+
+
+def collect(settings: params.Params, student: str, reports: Path, export: Path) -> Evidence:
+    """Read everything the checks need; a report that is absent is an error, not a failed check."""
+    baseline = settings.evaluation.baseline
+    models = [name for name in ("teacher", student, baseline) if name is not None]
+    scores = {
+        model: {
+            task: read_json(reports / "finetune" / model / f"{task}.json")["score"]["median"]
+            for task in settings.evaluation.tasks
+        }
+        for model in models
+    }
+    compared = baseline is not None and baseline != student
+    return Evidence(
+        student=read_json(reports / "students" / f"{student}.json"),
+        baseline=read_json(reports / "students" / f"{baseline}.json") if compared else None,
+        scores=scores,
+        speed=read_json(reports / "speed.json"),
+        export=read_json(reports / "export" / f"{student}.json"),
+        expectations=read_json(reports / "expectations.json"),
+        folder=export,
+    )
+
+
+def judge(settings: params.Params, student: str, evidence: Evidence) -> Iterator[Check]:
+    """Yield every check, in the order in which people read them."""
+    yield from _retention(settings, student, evidence.scores)
+    yield from _size_and_speed(settings, student, evidence.speed)
+    yield from _parity(settings, evidence.export)
+    yield _data_quality(evidence.expectations)
+    yield from _beats_baseline(settings, student, evidence)
+    yield _provenance(evidence)
+    yield _loads_without_pickle(evidence.folder)
+
+
+def table(checks: list[Check]) -> Iterator[str]:
+    """Yield the verdicts as aligned lines of text."""
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        verdict = "pass" if check.passed else "FAIL"
+        value = "none" if check.value is None else f"{check.value:.4g}"
+        bound = "" if check.threshold is None else f"{check.threshold:.4g}"
+        yield f"{verdict}  {check.name:<{width}}  {value:>8}  {check.rule:<8} {bound:>8}"
+
+
+def _retention(
+    settings: params.Params, student: str, scores: dict[str, dict[str, float]]
+) -> Iterator[Check]:
+    ratios = {
+        # A teacher that scores nothing leaves nothing to retain.
+        task: scores[student][task] / of_teacher if of_teacher > 0 else None
+        for task, of_teacher in scores["teacher"].items()
+    }
+    known = [ratio for ratio in ratios.values() if ratio is not None]
+    yield Check(
+        "retention",
+        fmean(known) if len(known) == len(ratios) else None,
+        "at least",
+        settings.gate.min_retention,
+        f"mean over {len(ratios)} tasks of student / teacher, each the median over "
+        f"{len(settings.evaluation.seeds)} seeds (a mean of ratios, not a ratio of means)",
+    )
+    for task, ratio in ratios.items():
+        yield Check(
+            f"task_retention/{task}",
+            ratio,
+            "at least",
+            settings.gate.min_task_retention,
+            f"student / teacher on {task}: {scores[student][task]:.2f} / "
+            f"{scores['teacher'][task]:.2f}",
+        )
+
+
+def _size_and_speed(
+    settings: params.Params, student: str, speed: dict[str, Any]
+) -> Iterator[Check]:
+    ratios = speed["ratios"].get(student)
+    batch = str(settings.evaluation.speed.batch_sizes[0])
+    if ratios is None or batch not in ratios["speedup"]:
+        raise DataError(
+            f"reports/speed.json has no speed-up of {student} at batch size {batch}; "
+            "run: dvc repro speed"
+        )
+    yield Check(
+        "parameter_fraction",
+        ratios["parameter_fraction"],
+        "at most",
+        settings.gate.max_parameter_fraction,
+        "student parameters / teacher parameters",
+    )
+    yield Check(
+        "speedup",
+        ratios["speedup"][batch],
+        "at least",
+        settings.gate.min_speedup,
+        f"teacher time / student time at batch size {batch}, interleaved on one machine",
+    )
+
+
+def _parity(settings: params.Params, export: dict[str, Any]) -> Iterator[Check]:
+    yield Check(
+        "onnx_fp32_difference",
+        export["fp32"]["max_logit_difference"],
+        "at most",
+        settings.export.max_logit_difference,
+        "largest difference of a logit between ONNX fp32 and PyTorch on held-out text",
+    )
+    yield Check(
+        "onnx_int8_agreement",
+        export["int8"]["agreement"],
+        "at least",
+        settings.export.min_int8_agreement,
+        "share of held-out tokens on which ONNX INT8 has PyTorch's first choice",
+    )
+
+
+def _data_quality(expectations: dict[str, Any]) -> Check:
+    failed = [check["name"] for check in expectations["checks"] if not check["passed"]]
+    num_failed = max(len(failed), 0 if expectations["passed"] else 1)
+    named = f": {', '.join(failed)}" if failed else ""
+    return Check("data_quality", num_failed, "at most", 0, f"failed expectations{named}")
+
+
+def _beats_baseline(settings: params.Params, student: str, evidence: Evidence) -> Iterator[Check]:
+    """Compare with the student trained without distillation; there may be none."""
+    baseline = settings.evaluation.baseline
+    if baseline is None or evidence.baseline is None:
+        log.info("%s has no baseline to be compared with (evaluation.baseline)", student)
+        return
+    asked = settings.gate.must_beat_baseline
+    remark = "" if asked else " (reported only: gate.must_beat_baseline is false)"
+    yield Check(
+        "beats_baseline/heldout_kl",
+        evidence.student["heldout"]["kl"],
+        "below" if asked else "reported",
+        evidence.baseline["heldout"]["kl"],
+        f"divergence from the teacher on held-out text, against {baseline}'s{remark}",
+    )
+    yield Check(
+        "beats_baseline/task_mean",
+        fmean(evidence.scores[student].values()),
+        "above" if asked else "reported",
+        fmean(evidence.scores[baseline].values()),
+        f"mean over tasks of the median score, against {baseline}'s{remark}",
+    )
+
+
+def _provenance(evidence: Evidence) -> Check:
+    """Compare the files with the hashes the export took, and the weights with the training's."""
+    expected = {name: entry["sha256"] for name, entry in evidence.export["files"].items()}
+    expected[WEIGHTS] = evidence.student["model_sha256"]
+    found = {name: sha256_of(path) for name, path in _files(evidence.folder).items()}
+    wrong = sorted(
+        name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+    )
+    named = f": {', '.join(wrong)}" if wrong else ""
+    meaning = f"exported files missing, added, or not the bytes that were made{named}"
+    return Check("provenance", len(wrong), "at most", 0, meaning)
+
+
+def _loads_without_pickle(folder: Path) -> Check:
+    unsafe = sorted(
+        name
+        for name, path in _files(folder).items()
+        if path.suffix not in SAFE_SUFFIXES or (path.suffix == ".safetensors" and not _opens(path))
+    )
+    named = f": {', '.join(unsafe)}" if unsafe else ""
+    meaning = f"files that are not whole safetensors, ONNX or text{named}"
+    return Check("loads_without_pickle", len(unsafe), "at most", 0, meaning)
+
+
+def _opens(path: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as tensors:
+            return len(tensors.keys()) > 0
+    except SafetensorError:
+        return False
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise DataError(f"{folder} does not exist; run: dvc repro export")
+    return {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+if __name__ == "__main__":
+    parser = parser_for(__doc__, ["reports", "export", "out"])
+    parser.add_argument("--student", required=True, help="one of export.students")
+    run(main, parser)

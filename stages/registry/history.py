@@ -1,0 +1,149 @@
+"""The history of the champion: who moved which alias, when, why, and on what evidence.
+
+MLflow keeps none. Every change is a tag of the registered model, `alias_change.<time>.<random>`, in
+the same database as the aliases, written in an order that survives a kill at any point:
+
+1. an entry in state `intended`, with the aliases before and after;
+2. `previous` moves; 3. `champion` moves, in one transaction: this is the change;
+4. the entry becomes `done`.
+
+So a change that happened always has its entry, and an entry still `intended` is settled by looking:
+if `champion` stands where the entry wanted it the change happened, else it is undone and the entry
+says `abandoned`.
+"""
+
+import getpass
+import json
+import os
+import secrets
+import socket
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+from stages.errors import DistilleryError
+from stages.registry.store import CHAMPION, PREVIOUS, Store
+from stages.registry.versions import registered
+
+PREFIX = "alias_change."
+MAX_REASON_CHARACTERS = 1000
+# On a server, where there is no lock, an entry this young may belong to a living process.
+SETTLE_AFTER = timedelta(minutes=2)
+
+Action = Literal["promote", "rollback"]
+State = Literal["intended", "done", "abandoned"]
+
+
+@dataclass(frozen=True, slots=True)
+class Aliases:
+    """Which versions serve and served; None where there is none."""
+
+    champion: int | None
+    previous: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of the champion."""
+
+    key: str
+    """The tag that holds it; keys sort by time."""
+    action: Action
+    before: Aliases
+    after: Aliases
+    who: str
+    when: str
+    """UTC, ISO 8601."""
+    reason: str
+    gate: dict[str, Any]
+    """`passed`, and the value of every check as it was at that moment."""
+    state: State
+
+
+def who() -> str:
+    """Return user@machine of this process."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        # A container may run under a number that no user has.
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
+
+
+def new_change(
+    action: Action, before: Aliases, after: Aliases, reason: str, gate: dict[str, Any]
+) -> Change:
+    """Return a change that is intended now, by whoever runs this process."""
+    now = datetime.now(UTC)
+    # Random digits keep two writers of one moment from overwriting each other's entry.
+    key = f"{PREFIX}{now:%Y%m%dT%H%M%S.%fZ}.{secrets.token_hex(4)}"
+    when = now.isoformat(timespec="seconds")
+    return Change(
+        key, action, before, after, who(), when, reason[:MAX_REASON_CHARACTERS], gate, "intended"
+    )
+
+
+def aliases_now(store: Store, model: str) -> Aliases:
+    """Return where champion and previous stand."""
+    found = registered(store, model).aliases
+    champion, previous = found.get(CHAMPION), found.get(PREVIOUS)
+    return Aliases(
+        None if champion is None else int(champion), None if previous is None else int(previous)
+    )
+
+
+def apply(store: Store, model: str, change: Change) -> Change:
+    """Make a change, in the order that loses nothing; return it as done."""
+    _write(store, model, change)
+    _move_previous(store, model, change.after.previous)
+    assert change.after.champion is not None, "there is never no champion once there was one"
+    store.client.set_registered_model_alias(model, CHAMPION, str(change.after.champion))
+    done = replace(change, state="done")
+    _write(store, model, done)
+    return done
+
+
+def settle(store: Store, model: str) -> None:
+    """Finish or undo what a killed process left half done. Call it with the store locked.
+
+    Raises:
+        DistilleryError: on a server, another process may still be at it.
+    """
+    for change in read(store, model):
+        if change.state != "intended":
+            continue
+        age = datetime.now(UTC) - datetime.fromisoformat(change.when)
+        if store.folder is None and age < SETTLE_AFTER:
+            raise DistilleryError(
+                f"a {change.action} of {model} by {change.who} began at {change.when} and has not "
+                f"ended; wait {SETTLE_AFTER.seconds // 60} minutes and try again"
+            )
+        happened = aliases_now(store, model).champion == change.after.champion
+        _move_previous(store, model, (change.after if happened else change.before).previous)
+        _write(store, model, replace(change, state="done" if happened else "abandoned"))
+
+
+def read(store: Store, model: str) -> list[Change]:
+    """Return every recorded change, oldest first."""
+    tags: dict[str, str] = registered(store, model).tags
+    return [_parse(key, tags[key]) for key in sorted(tags) if key.startswith(PREFIX)]
+
+
+def _write(store: Store, model: str, change: Change) -> None:
+    entry = asdict(change)
+    key = entry.pop("key")
+    store.client.set_registered_model_tag(model, key, json.dumps(entry, sort_keys=True))
+
+
+def _parse(key: str, text: str) -> Change:
+    entry = json.loads(text)
+    entry["before"] = Aliases(**entry["before"])
+    entry["after"] = Aliases(**entry["after"])
+    return Change(key=key, **entry)
+
+
+def _move_previous(store: Store, model: str, version: int | None) -> None:
+    if version is not None:
+        store.client.set_registered_model_alias(model, PREVIOUS, str(version))
+    elif PREVIOUS in registered(store, model).aliases:
+        store.client.delete_registered_model_alias(model, PREVIOUS)

@@ -1,0 +1,245 @@
+"""Record a student in MLflow: one run per lineage, one registered version per exported student.
+
+    python -m stages.registry.register --student distilbert --reports reports \
+        --export models/export/distilbert --out reports/registry/distilbert.json
+
+Reads dvc.lock, params.yaml, the reports and the exported files; writes the MLflow store and one
+small JSON file that says where. Every step finds what an earlier, killed run of it left: run it
+again and there is still one run and one version (docs/registry.md).
+"""
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages import params
+from stages.command import log, parser_for, run
+from stages.errors import DataError
+from stages.files import read_json, sha256_of_tree, write_json
+from stages.registry.history import who
+from stages.registry.lineage import CORPUS, GitState, Lineage, git_state, lineage_of
+from stages.registry.record import curve_points, deciding_params, report_metrics
+from stages.registry.store import CHALLENGER, Store, open_store
+from stages.registry.upload import logged_model
+from stages.registry.versions import (
+    TAG_EXPORT,
+    TAG_GATE,
+    TAG_LINEAGE,
+    TAG_STUDENT,
+    find_version,
+    gate_artifact,
+)
+
+TAG_CURVE = "curve_recorded"
+METRICS_PER_BATCH = 1000
+PARAMS_PER_BATCH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Everything that goes into the store, read and checked before the store is touched."""
+
+    settings: params.Params
+    lineage: Lineage
+    git: GitState
+    export: Path
+    export_sha256: str
+    gate: dict[str, Any]
+    training: dict[str, Any]
+    metrics: dict[str, float]
+    curve: Path
+    files: tuple[Path, ...]
+    """Artifacts of the run, those that exist."""
+
+    @property
+    def student(self) -> str:
+        """The student's name."""
+        return self.lineage.student
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Register one student and write where it is."""
+    record = collect(params.load(), arguments.student, arguments.reports, arguments.export)
+    store = open_store()
+    with store.locked():
+        registration = register(store, record)
+    write_json(arguments.out, registration)
+    log.info(
+        "%s is version %d of %s, alias %s; run %s",
+        record.student,
+        registration["version"],
+        registration["model_name"],
+        CHALLENGER,
+        registration["run_id"],
+    )
+
+
+def collect(settings: params.Params, student: str, reports: Path, export: Path) -> Record:
+    """Read what is to be recorded.
+
+    Raises:
+        DataError: a file is missing, or the gate judged other files than those exported now.
+    """
+    lineage = lineage_of(student)
+    gate = read_json(reports / "gate" / f"{student}.json")
+    export_sha256 = sha256_of_tree(export)
+    if gate["export_sha256"] != export_sha256:
+        raise DataError(
+            f"{reports}/gate/{student}.json judged other files than {export} holds now; "
+            f"run: dvc repro gate@{student}"
+        )
+    training = read_json(reports / "students" / f"{student}.json")
+    summary = read_json(reports / "summary.json")
+    speed = read_json(reports / "speed.json")
+    files = (
+        reports / "report.html",
+        reports / "summary.json",
+        params.PARAMS,
+        export / "README.md",
+    )
+    return Record(
+        settings=settings,
+        lineage=lineage,
+        git=git_state(),
+        export=export,
+        export_sha256=export_sha256,
+        gate=gate,
+        training=training,
+        metrics=report_metrics(student, summary, training, speed, gate),
+        curve=reports / "curves" / f"{student}.csv",
+        files=tuple(path for path in files if path.is_file()),
+    )
+
+
+def register(store: Store, record: Record) -> dict[str, Any]:
+    """Bring the store to where it holds the record, whatever part of it is there already."""
+    import mlflow
+
+    name = record.settings.registry.model_name
+    experiment_id = store.experiment_id(record.settings.registry.experiment)
+    run_id = _run_of(store, experiment_id, record)
+    with mlflow.start_run(run_id=run_id):
+        _record_run(store, run_id, record)
+        version = _version(store, experiment_id, name, record)
+        store.client.set_registered_model_alias(name, CHALLENGER, str(version))
+    return {
+        "model_name": name,
+        "version": version,
+        "run_id": run_id,
+        "experiment": record.settings.registry.experiment,
+        "lineage": record.lineage.lineage,
+    }
+
+
+def _run_of(store: Store, experiment_id: str, record: Record) -> str:
+    """Return the id of the run of this lineage, made with its tag on if there is none."""
+    lineage = record.lineage.lineage
+    runs = store.client.search_runs(
+        [experiment_id], f"tags.{TAG_LINEAGE} = '{lineage}'", order_by=["attributes.start_time"]
+    )
+    if runs:
+        return str(runs[0].info.run_id)
+    # Not mlflow.start_run: it would take up any run that MLFLOW_RUN_ID names.
+    made = store.client.create_run(
+        experiment_id,
+        run_name=f"{record.student}-{lineage[:8]}",
+        tags={TAG_LINEAGE: lineage, TAG_STUDENT: record.student, "mlflow.user": who()},
+    )
+    return str(made.info.run_id)
+
+
+def _record_run(store: Store, run_id: str, record: Record) -> None:
+    """Write tags, parameters, the corpus, metrics, the curve and the artifacts of a run."""
+    import mlflow
+
+    from stages.registry.corpus_dataset import corpus_dataset
+
+    mlflow.set_tags(
+        {
+            "profile": record.settings.profile,
+            "git_commit": record.git.commit or "none",
+            "git_dirty": str(record.git.is_dirty).lower(),
+            "corpus_digest": record.lineage.corpus_digest,
+            "model_sha256": record.training["model_sha256"],
+            "device": record.training["device"],
+            TAG_EXPORT: record.export_sha256,
+            TAG_GATE: _verdict(record),
+        }
+    )
+    mlflow.log_input(corpus_dataset(CORPUS, record.lineage.corpus_digest), context="training")
+    recorded = store.client.get_run(run_id).data
+    _record_params(record, recorded.params)
+    _record_metrics(store, run_id, record, recorded.metrics)
+    if TAG_CURVE not in recorded.tags:
+        _record_curve(store, run_id, record.curve)
+    for path in record.files:
+        mlflow.log_artifact(str(path))
+    mlflow.log_dict(record.gate, gate_artifact(record.export_sha256))
+
+
+def _record_params(record: Record, recorded: dict[str, str]) -> None:
+    """Log the parameters that are not there yet; MLflow refuses to change one."""
+    import mlflow
+
+    wanted = deciding_params(record.settings.model_dump(mode="json"), record.lineage.params)
+    missing = [(key, value) for key, value in wanted.items() if key not in recorded]
+    for start in range(0, len(missing), PARAMS_PER_BATCH):
+        mlflow.log_params(dict(missing[start : start + PARAMS_PER_BATCH]))
+
+
+def _record_metrics(store: Store, run_id: str, record: Record, recorded: dict[str, float]) -> None:
+    """Log the numbers that are new or measured anew; the latest value is the one that counts."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    changed = [
+        Metric(name, value, now, 0)
+        for name, value in record.metrics.items()
+        if recorded.get(name) != value
+    ]
+    if changed:
+        store.client.log_batch(run_id, metrics=changed)
+
+
+def _record_curve(store: Store, run_id: str, path: Path) -> None:
+    """Log the training curve once: a lineage fixes the weights, so it fixes the losses."""
+    from mlflow.entities import Metric
+
+    # One fixed time for all points: a killed batch that is sent again repeats no point, because
+    # the store knows a point by its name, step, time and value.
+    started = store.client.get_run(run_id).info.start_time
+    points = [Metric(point.name, point.value, started, point.step) for point in curve_points(path)]
+    for start in range(0, len(points), METRICS_PER_BATCH):
+        store.client.log_batch(run_id, metrics=points[start : start + METRICS_PER_BATCH])
+    store.client.set_tag(run_id, TAG_CURVE, "true")
+
+
+def _version(store: Store, experiment_id: str, name: str, record: Record) -> int:
+    """Return the number of the registered version of these files, made if there is none."""
+    import mlflow
+
+    lineage = record.lineage.lineage
+    tags = {
+        TAG_LINEAGE: lineage,
+        TAG_EXPORT: record.export_sha256,
+        TAG_STUDENT: record.student,
+        TAG_GATE: _verdict(record),
+    }
+    known = find_version(store, name, lineage, record.export_sha256)
+    if known is not None:
+        store.client.set_model_version_tag(name, str(known.version), TAG_GATE, _verdict(record))
+        return known.version
+    uri = f"models:/{logged_model(store, experiment_id, record.student, record.export, tags)}"
+    return int(mlflow.register_model(uri, name, tags=tags).version)
+
+
+def _verdict(record: Record) -> str:
+    return "passed" if record.gate["passed"] else "failed"
+
+
+if __name__ == "__main__":
+    parser = parser_for(__doc__, ["reports", "export", "out"])
+    parser.add_argument("--student", required=True, help="one of export.students")
+    run(main, parser)

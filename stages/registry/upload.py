@@ -1,0 +1,73 @@
+"""MLflow's copy of an exported student, with the code that serves it.
+
+The model is code (`student_pyfunc.py`), two ONNX graphs and a tokenizer: no pickle is written, and
+the requirements name what that code imports, so serving installs no torch.
+"""
+
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+from stages.registry.store import Store
+from stages.registry.versions import TAG_EXPORT, TAG_LINEAGE
+
+PYFUNC = Path(__file__).with_name("student_pyfunc.py")
+EXAMPLE = "The model was [MASK] on a large corpus."
+# What student_pyfunc.py imports, pinned as installed.
+REQUIREMENTS = ("mlflow", "numpy", "onnxruntime", "pandas", "tokenizers")
+
+
+def logged_model(
+    store: Store, experiment_id: str, student: str, export: Path, tags: dict[str, str]
+) -> str:
+    """Return the id of MLflow's copy of the exported files, uploaded if there is no whole one.
+
+    Call it inside a run. What a killed upload left is deleted.
+
+    Args:
+        store: the open store.
+        experiment_id: where the copy belongs.
+        student: its name.
+        export: the exported folder.
+        tags: lineage and export hash, by which the copy is found again, and what else to tell.
+    """
+    found = store.client.search_logged_models(
+        [experiment_id], f"tags.{TAG_LINEAGE} = '{tags[TAG_LINEAGE]}'"
+    )
+    mine = [m for m in found if m.tags.get(TAG_EXPORT) == tags[TAG_EXPORT]]
+    whole = [m for m in mine if m.status.name == "READY"]
+    for left_over in (m for m in mine if m not in whole):
+        store.client.delete_logged_model(left_over.model_id)
+    return str(whole[0].model_id) if whole else _log_model(student, export, tags)
+
+
+def _log_model(student: str, export: Path, tags: dict[str, str]) -> str:
+    import mlflow
+    import pandas as pd
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import Array, Object, Property
+
+    candidate = Object(
+        [Property("token", DataType.string), Property("probability", DataType.double)]
+    )
+    signature = ModelSignature(
+        inputs=Schema([ColSpec("string", "text")]),
+        outputs=Schema([ColSpec(Array(Array(candidate)), "masks")]),
+        params=ParamSchema([ParamSpec("top_k", "long", 5)]),
+    )
+    logged = mlflow.pyfunc.log_model(
+        name=f"fill_mask_{student}",
+        python_model=str(PYFUNC),
+        artifacts={
+            "onnx_fp32": str(export / "model.onnx"),
+            "onnx_int8": str(export / "model.int8.onnx"),
+            "tokenizer": str(export / "tokenizer.json"),
+            "config": str(export / "config.json"),
+        },
+        model_config={"precision": "fp32"},
+        signature=signature,
+        input_example=pd.DataFrame({"text": [EXAMPLE]}),
+        pip_requirements=[f"{name}=={installed_version(name)}" for name in REQUIREMENTS],
+        tags=tags,
+    )
+    return str(logged.model_id)

@@ -1,0 +1,126 @@
+"""Registered versions: their tags, and how they are found.
+
+A version is one exported student: (lineage, hash of the export folder). Its tags are written in the
+same transaction as the version, so a version without them does not exist.
+"""
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.errors import DistilleryError
+from stages.registry.store import Store
+
+TAG_LINEAGE = "lineage"
+TAG_EXPORT = "export_sha256"
+TAG_STUDENT = "student"
+TAG_GATE = "gate"
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of the registered model."""
+
+    model: str
+    version: int
+    student: str
+    lineage: str
+    export_sha256: str
+    run_id: str
+    gate: str
+    """What the gate said when the version was last registered: `passed` or `failed`."""
+
+    @property
+    def uri(self) -> str:
+        """The address for `mlflow.pyfunc.load_model`."""
+        return f"models:/{self.model}/{self.version}"
+
+
+def gate_artifact(export_sha256: str) -> str:
+    """Return where, in the run, the gate's report on one export is kept.
+
+    A run may have several versions (the same student exported twice), each with its own verdict.
+    """
+    return f"gate/{export_sha256[:16]}.json"
+
+
+def find_version(store: Store, model: str, lineage: str, export_sha256: str) -> Version | None:
+    """Return the version made from exactly this student and these files, if there is one."""
+    found = store.client.search_model_versions(f"name = '{model}' and tags.lineage = '{lineage}'")
+    for entry in found:
+        if entry.tags.get(TAG_EXPORT) == export_sha256:
+            return _version(entry)
+    return None
+
+
+def get_version(store: Store, model: str, version: int) -> Version:
+    """Return a version by its number.
+
+    Raises:
+        DistilleryError: there is no such version.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _version(store.client.get_model_version(model, str(version)))
+    except MlflowException as error:
+        raise DistilleryError(
+            f"model {model} has no version {version} in {store.tracking_uri}; "
+            "the numbers that exist: python -m stages.registry.promotion status"
+        ) from error
+
+
+def aliases(store: Store, model: str) -> dict[str, int]:
+    """Return alias -> version number.
+
+    Raises:
+        DistilleryError: nothing was registered under this name.
+    """
+    return {name: int(version) for name, version in registered(store, model).aliases.items()}
+
+
+def is_registered(store: Store, model: str) -> bool:
+    """Say whether anything was registered under this name."""
+    return bool(store.client.search_registered_models(f"name = '{model}'"))
+
+
+def registered(store: Store, model: str) -> Any:
+    """Return MLflow's entry of a registered model.
+
+    Raises:
+        DistilleryError: nothing was registered under this name.
+    """
+    if not is_registered(store, model):
+        raise DistilleryError(
+            f"no model {model} in {store.tracking_uri}; register one with dvc repro (or, if the "
+            "store was deleted since: dvc repro --force --single-item register@<student>)"
+        )
+    return store.client.get_registered_model(model)
+
+
+def read_gate(store: Store, version: Version) -> dict[str, Any] | None:
+    """Return the gate's report recorded for a version, None when there is no whole one."""
+    from mlflow.exceptions import MlflowException
+
+    wanted = gate_artifact(version.export_sha256)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            path = Path(store.client.download_artifacts(version.run_id, wanted, folder))
+            report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (MlflowException, OSError, ValueError):
+            return None
+    return report
+
+
+def _version(entry: Any) -> Version:
+    return Version(
+        model=entry.name,
+        version=int(entry.version),
+        student=entry.tags.get(TAG_STUDENT, ""),
+        lineage=entry.tags.get(TAG_LINEAGE, ""),
+        export_sha256=entry.tags.get(TAG_EXPORT, ""),
+        run_id=entry.run_id or "",
+        gate=entry.tags.get(TAG_GATE, ""),
+    )

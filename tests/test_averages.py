@@ -1,0 +1,129 @@
+"""Averages against the tables of the papers, whose numbers are typed here as they are printed."""
+
+import pytest
+
+from stages.evaluation.averages import CONVENTIONS, averages, mean_of_tasks
+
+GLUE_KEYS = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli")
+
+
+def dev_row(*values: float) -> dict[str, dict[str, float]]:
+    """A row of DistilBERT's table; where it prints one number for two metrics, both get it."""
+    names = {"cola": ("mcc",), "stsb": ("pearson", "spearman")}
+    names |= dict.fromkeys(("mrpc", "qqp"), ("accuracy", "f1"))
+    return {
+        task: dict.fromkeys(names.get(task, ("accuracy",)), value / 100)
+        for task, value in zip(GLUE_KEYS, values, strict=True)
+    }
+
+
+def tinybert_row(*values: float) -> dict[str, dict[str, float]]:
+    """A row of TinyBERT's table: MNLI-m, -mm, QQP, QNLI, SST-2, CoLA, STS-B, MRPC, RTE."""
+    matched, mismatched, qqp, qnli, sst2, cola, stsb, mrpc, rte = (value / 100 for value in values)
+    return {
+        "mnli": {"accuracy": matched, "accuracy_mismatched": mismatched},
+        "qqp": {"f1": qqp},
+        "qnli": {"accuracy": qnli},
+        "sst2": {"accuracy": sst2},
+        "cola": {"mcc": cola},
+        "stsb": {"spearman": stsb},
+        "mrpc": {"f1": mrpc},
+        "rte": {"accuracy": rte},
+    }
+
+
+BERT = dev_row(56.3, 84.7, 88.6, 91.8, 89.6, 69.3, 92.7, 89.0, 53.5)
+DISTILBERT = dev_row(51.3, 82.1, 87.5, 89.2, 88.5, 59.9, 91.3, 86.9, 56.3)
+DISTILROBERTA = dev_row(59.3, 84.0, 86.6, 90.8, 89.4, 67.9, 92.5, 88.3, 52.1)
+
+
+@pytest.mark.parametrize(
+    ("row", "published"), [(BERT, 79.50), (DISTILBERT, 77.00), (DISTILROBERTA, 78.99)]
+)
+def test_macro9_dev_is_distilberts_table(row: dict[str, dict[str, float]], published: float):
+    assert averages(row)["macro9_dev"] == pytest.approx(published, abs=0.005)
+
+
+def test_macro8_dev_leaves_wnli_out():
+    assert averages(DISTILROBERTA)["macro8_dev"] == pytest.approx(82.35, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("row", "published"),
+    [
+        (tinybert_row(83.9, 83.4, 71.1, 90.9, 93.4, 52.8, 85.2, 87.5, 67.0), 79.47),
+        (tinybert_row(82.5, 81.8, 71.3, 87.7, 92.6, 44.1, 80.4, 86.4, 66.6), 77.04),
+        (tinybert_row(82.6, 81.3, 70.1, 88.9, 92.5, 49.0, 81.3, 86.9, 58.4), 76.78),
+        (tinybert_row(84.6, 83.2, 71.6, 90.4, 93.1, 51.1, 83.7, 87.3, 70.0), 79.44),
+        (tinybert_row(81.5, 81.6, 68.9, 89.5, 91.7, 46.7, 80.1, 87.9, 65.1), 77.00),
+    ],
+    ids=["BERT-base", "TinyBERT4", "DistilBERT6", "TinyBERT6", "MobileBERT-tiny"],
+)
+def test_avg9_test_is_tinyberts_table(row: dict[str, dict[str, float]], published: float):
+    assert averages(row)["avg9_test"] == pytest.approx(published, abs=0.005)
+
+
+def test_glue_official_is_mobileberts_77_7():
+    # The paper prints F1 and Spearman only. WNLI 65.1 (its majority class), QQP accuracy 89 and
+    # MRPC accuracy 84 are near what its average needs; Pearson is taken equal to Spearman.
+    row = {
+        "cola": {"mcc": 0.505},
+        "sst2": {"accuracy": 0.928},
+        "mrpc": {"accuracy": 0.84, "f1": 0.888},
+        "stsb": {"pearson": 0.844, "spearman": 0.844},
+        "qqp": {"accuracy": 0.89, "f1": 0.702},
+        "mnli": {"accuracy": 0.833, "accuracy_mismatched": 0.826},
+        "qnli": {"accuracy": 0.906},
+        "rte": {"accuracy": 0.662},
+        "wnli": {"accuracy": 0.651},
+    }
+    # (50.5 + 92.8 + 86.4 + 84.4 + 79.6 + 82.95 + 90.6 + 66.2 + 65.1) / 9
+    assert averages(row)["glue_official"] == pytest.approx(698.55 / 9)
+    assert averages(row)["glue_official"] == pytest.approx(77.7, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("values", "published"),
+    [
+        ((76.8, 84.5, 93.2, 91.7, 68.6, 87.3, 91.3), 84.77),
+        ((70.7, 82.2, 91.3, 89.2, 59.9, 87.5, 88.5), 81.33),
+    ],
+    ids=["BERT-base", "DistilBERT"],
+)
+def test_avg7_is_minilms_table(values: tuple[float, ...], published: float):
+    squad, *rest = values
+    row = {
+        task: {"accuracy": value / 100}
+        for task, value in zip(("mnli", "sst2", "qnli", "rte", "mrpc", "qqp"), rest, strict=True)
+    }
+    assert averages(row | {"squad2": {"f1": squad / 100}})["avg7"] == pytest.approx(
+        published, abs=0.005
+    )
+
+
+def test_a_convention_without_all_its_tasks_has_no_value():
+    without_rte = {task: metrics for task, metrics in BERT.items() if task != "rte"}
+    assert averages(without_rte) == {}
+    assert set(averages(BERT)) == {"macro9_dev", "macro8_dev"}
+
+
+def test_derived_tasks_never_make_a_glue_average():
+    derived = {"acceptability": {"mcc": 0.5}, "package": {"accuracy": 0.8}}
+    assert averages(derived) == {}
+    assert averages(BERT | derived) == averages(BERT)
+
+
+def test_there_are_five_conventions():
+    assert [convention.id for convention in CONVENTIONS] == [
+        "macro9_dev",
+        "avg9_test",
+        "glue_official",
+        "macro8_dev",
+        "avg7",
+    ]
+    # Nine columns where the name says so; MNLI twice in TinyBERT's.
+    assert [len(convention.columns) for convention in CONVENTIONS] == [9, 9, 9, 8, 7]
+
+
+def test_the_mean_of_tasks_is_plain():
+    assert mean_of_tasks({"acceptability": 40.0, "package": 80.0}) == pytest.approx(60)

@@ -1,0 +1,248 @@
+"""A small random student, really exported, really run: in this process and in one without us."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from transformers import DistilBertConfig, DistilBertForMaskedLM
+
+from stages.errors import DataError
+from stages.export.card import model_card
+from stages.export.export import export
+from stages.export.graph import write_fp32
+from stages.export.parity import Parity, ParityError, check, heldout_batches, measure, open_session
+from stages.files import sha256_of
+from stages.params import Export
+
+VOCABULARY, LENGTH, PAD, MASK = 300, 32, 0, 4
+
+
+class Rows:
+    """Held-out rows as stages/corpus/reading.py gives them; the last one is padded."""
+
+    num_sequences = 6
+    sequence_length = LENGTH
+    special = SimpleNamespace(pad=PAD, unk=1, cls=2, sep=3, mask=MASK)
+
+    def rows(self, indices: np.ndarray) -> np.ndarray:
+        rows = np.random.default_rng(0).integers(5, VOCABULARY, size=(6, LENGTH))
+        rows[5, 20:] = PAD
+        return rows[indices]
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("students") / "small"
+    config = DistilBertConfig(
+        vocab_size=VOCABULARY,
+        dim=32,
+        hidden_dim=64,
+        n_layers=2,
+        n_heads=4,
+        max_position_embeddings=64,
+        pad_token_id=PAD,
+        # Wider than BERT, so that few logits are almost equal.
+        initializer_range=0.1,
+    )
+    DistilBertForMaskedLM(config).save_pretrained(folder)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / file).write_text("{}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(student: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    root = tmp_path_factory.mktemp("export")
+    out, report = root / "models" / "small", root / "reports" / "small.json"
+    result = export(student, heldout_batches(Rows()), Export(students=["small"]), out, report)
+    return SimpleNamespace(out=out, report=report, result=result)
+
+
+def torch_logits(student: Path, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    model = DistilBertForMaskedLM.from_pretrained(student).eval()
+    with torch.inference_mode():
+        inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+        return model(**inputs).logits.numpy()
+
+
+def test_the_folder_holds_these_files_and_the_report_their_hashes(exported: SimpleNamespace):
+    files = {path.name: sha256_of(path) for path in exported.out.iterdir()}
+    assert set(files) == {
+        "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "model.onnx",
+        "model.int8.onnx",
+        "README.md",
+    }
+    report = json.loads(exported.report.read_text())
+    assert report == exported.result
+    assert {name: entry["sha256"] for name, entry in report["files"].items()} == files
+    assert report["student"] == "small"
+
+
+def test_fp32_answers_as_pytorch_does(exported: SimpleNamespace):
+    assert exported.result["fp32"]["max_logit_difference"] < 1e-4
+    assert exported.result["fp32"]["agreement"] == 1.0
+
+
+def test_int8_mostly_has_the_same_first_choice(exported: SimpleNamespace):
+    assert exported.result["int8"]["agreement"] > 0.9
+    assert exported.result["int8"]["max_logit_difference"] > 1e-4
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 64), (5, 3), (2, 17)])
+def test_batch_and_sequence_are_free(student: Path, exported: SimpleNamespace, shape):
+    ids = np.random.default_rng(1).integers(5, VOCABULARY, size=shape)
+    mask = np.ones_like(ids)
+    mask[-1, shape[1] // 2 + 1 :] = 0
+    found = open_session(exported.out / "model.onnx").run(
+        ["logits"], {"input_ids": ids, "attention_mask": mask}
+    )[0]
+    real = mask.astype(bool)
+    expected = torch_logits(student, ids, mask)
+    assert found.shape == (*shape, VOCABULARY)
+    np.testing.assert_allclose(found[real], expected[real], atol=1e-4)
+
+
+def test_padding_does_not_change_an_answer(exported: SimpleNamespace):
+    session = open_session(exported.out / "model.onnx")
+    ids = np.array([[2, 7, 8, 3]])
+    padded = np.array([[2, 7, 8, 3, PAD, PAD]])
+    alone = session.run(["logits"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0]
+    mask = (padded != PAD).astype(np.int64)
+    within = session.run(["logits"], {"input_ids": padded, "attention_mask": mask})[0]
+    np.testing.assert_allclose(within[:, :4], alone, atol=1e-4)
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "model.int8.onnx"])
+def test_a_graph_is_one_file_with_named_inputs_and_output(exported: SimpleNamespace, file: str):
+    graph = onnx.load(exported.out / file, load_external_data=False).graph
+    assert [entry.name for entry in graph.input] == ["input_ids", "attention_mask"]
+    assert [entry.name for entry in graph.output] == ["logits"]
+    external = onnx.TensorProto.DataLocation.EXTERNAL
+    assert not [w.name for w in graph.initializer if w.data_location == external]
+    shape = graph.output[0].type.tensor_type.shape.dim
+    assert [bool(axis.dim_param) for axis in shape] == [True, True, False]
+
+
+def test_every_weight_matrix_is_eight_bits_wide(exported: SimpleNamespace):
+    # 2 layers of 6 matrices, the head's transform and the vocabulary projection.
+    graph = onnx.load(exported.out / "model.int8.onnx").graph
+    kinds = [node.op_type for node in graph.node]
+    assert kinds.count("MatMulInteger") + kinds.count("DynamicQuantizeMatMul") == 14
+    wide = [w.name for w in graph.initializer if w.data_type == onnx.TensorProto.FLOAT]
+    shapes = {w.name: list(w.dims) for w in graph.initializer}
+    assert not [name for name in wide if len(shapes[name]) == 2]
+
+
+ELSEWHERE = """
+import sys
+import numpy as np, onnxruntime
+assert not any(name.split('.')[0] in ('torch', 'transformers', 'stages') for name in sys.modules)
+session = onnxruntime.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])
+ids = np.array([[2, 7, 4, 9, 3]])
+logits = session.run(None, {'input_ids': ids, 'attention_mask': np.ones_like(ids)})[0]
+print(*logits.argmax(-1)[0])
+"""
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "model.int8.onnx"])
+def test_another_process_without_our_code_gets_the_same_answer(
+    student: Path, exported: SimpleNamespace, tmp_path: Path, file: str
+):
+    ids = np.array([[2, 7, 4, 9, 3]])
+    expected = torch_logits(student, ids, np.ones_like(ids)).argmax(-1)[0]
+    found = subprocess.run(
+        [sys.executable, "-I", "-c", ELSEWHERE, str(exported.out / file)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    answer = [int(token) for token in found.stdout.split()]
+    wrong = sum(a != b for a, b in zip(answer, expected, strict=True))
+    assert wrong <= (0 if file == "model.onnx" else 1)
+
+
+def test_a_damaged_graph_is_found(student: Path, exported: SimpleNamespace, tmp_path: Path):
+    """Parity compares: a graph of other weights does not pass for the student's."""
+    torch.manual_seed(1)
+    model = DistilBertForMaskedLM.from_pretrained(student)
+    other = DistilBertForMaskedLM(model.config)
+    write_fp32(other, tmp_path / "other.onnx")
+    parity = measure(model, {"fp32": tmp_path / "other.onnx"}, heldout_batches(Rows()))
+    assert parity["fp32"].agreement < 0.5
+    assert parity["fp32"].max_logit_difference > 1
+
+
+def test_an_export_past_its_bounds_writes_the_report_and_no_folder(student: Path, tmp_path: Path):
+    settings = Export(students=["small"], max_logit_difference=1e-12)
+    report = tmp_path / "small.json"
+    with pytest.raises(ParityError, match=r"differs from PyTorch's by .* allows 1e-12\n"):
+        export(student, heldout_batches(Rows()), settings, tmp_path / "out" / "small", report)
+    assert json.loads(report.read_text())["fp32"]["max_logit_difference"] > 1e-12
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_too_little_agreement_and_nan_are_both_refused(tmp_path: Path):
+    settings = Export(students=["small"], max_logit_difference=1e-3, min_int8_agreement=0.9)
+    good = {"fp32": Parity(1e-6, 1.0), "int8": Parity(0.5, 0.9)}
+    check(good, settings, tmp_path)
+    with pytest.raises(ParityError, match=r"on 89\.00% of tokens, and .* wants 90\.00%"):
+        check(good | {"int8": Parity(0.5, 0.89)}, settings, tmp_path)
+    with pytest.raises(ParityError, match="by nan"):
+        check(good | {"fp32": Parity(float("nan"), 1.0)}, settings, tmp_path)
+
+
+def test_parity_is_measured_on_whole_rows_padding_and_a_single_token():
+    batches = heldout_batches(Rows())
+    assert [ids.shape for ids, _ in batches] == [(4, 32), (2, 32), (1, 32), (1, 1), (3, 17)]
+    ids, mask = batches[-1]
+    assert mask.sum(1).tolist() == [17, 9, 3]
+    assert (ids[mask == 0] == PAD).all()
+    whole, whole_mask = batches[1]
+    assert whole_mask[1].sum() == 20
+    # Tokens 3, 10, 17, 24 and 31 are masked, where there is a token.
+    assert np.flatnonzero(whole[0] == MASK).tolist() == [3, 10, 17, 24, 31]
+    assert np.flatnonzero(whole[1] == MASK).tolist() == [3, 10, 17]
+
+
+def test_a_student_without_weights_is_named(tmp_path: Path):
+    settings = Export(students=["small"])
+    with pytest.raises(DataError, match=r"small/model.safetensors does not exist"):
+        export(tmp_path / "small", [], settings, tmp_path / "out", tmp_path / "report.json")
+
+
+def test_a_card_says_how_the_student_was_made(exported: SimpleNamespace):
+    config = json.loads((exported.out / "config.json").read_text())
+    student_report = {
+        "num_parameters": 17_000,
+        "num_steps": 100,
+        "num_tokens": 204_800,
+        "temperature": 2.0,
+        "positions": "all",
+        "weights": {"ce": 5.0, "mlm": 2.0, "cos": 1.0},
+        "teacher_layers": [0, 2, 5],
+        "heldout": {"kl": 1.25, "mlm": 5.0, "cos": 0.25},
+        "initial_heldout": {"kl": 2.5, "mlm": 7.0, "cos": 0.75},
+    }
+    card = model_card("small", config, exported.result, student_report)
+    assert "2 layers of width 32, 4 heads, 300 tokens" in card
+    assert "layers 0, 2, 5 of the teacher (counted from 0) in 100 steps on 204,800 tokens" in card
+    assert "Loss: ce 5, mlm 2, cos 1; temperature 2" in card
+    assert "| divergence from the teacher, nats per token | 2.5000 | 1.2500 |" in card
+
+
+def test_a_card_without_a_training_report_has_no_training_part(exported: SimpleNamespace):
+    card = (exported.out / "README.md").read_text()
+    assert "## Training" not in card
+    assert "| model.int8.onnx |" in card

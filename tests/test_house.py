@@ -1,0 +1,109 @@
+"""The rules of the house, read from the imports: who may use what (docs/architecture.md)."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# A room may import itself and those before it; the first four are the ground they all stand on.
+GROUND = {"params", "errors", "files", "command"}
+ROOMS = [
+    "corpus",
+    "objectives",
+    "students",
+    "training",
+    "teacher",
+    "distillation",
+    "evaluation",
+    "export",
+    "report",
+    "registry",
+]
+# What a machine that only trains has installed.
+TRAINING_MAY_USE = {"torch", "transformers", "pyarrow", "numpy", "safetensors", "tqdm"}
+HEAVY = {"torch", "transformers", "datasets", "mlflow", "great_expectations", "sklearn", "pandas"}
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@cache
+def imports_of(path: Path) -> frozenset[str]:
+    """Return the full names that a module imports, wherever it does, except for type checking."""
+    return frozenset(_imports(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+def _imports(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+        return
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "this house imports by full name"
+        # `from stages import params` names a module, `from stages.params import load` does not.
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    for child in ast.iter_child_nodes(node):
+        yield from _imports(child)
+
+
+def top_level(path: Path) -> set[str]:
+    return {name.partition(".")[0] for name in imports_of(path)}
+
+
+def room(name: str) -> str:
+    """Return the room of a dotted name below stages."""
+    return name.split(".")[1]
+
+
+@pytest.mark.parametrize("path", modules("flows"), ids=name_of)
+def test_flows_compute_nothing(path: Path) -> None:
+    assert not top_level(path) & HEAVY
+
+
+@pytest.mark.parametrize("path", modules("stages"), ids=name_of)
+def test_stages_know_nothing_of_flows(path: Path) -> None:
+    assert not top_level(path) & {"prefect", "flows"}
+
+
+@pytest.mark.parametrize("path", modules("stages"), ids=name_of)
+def test_a_room_uses_only_the_rooms_before_it(path: Path) -> None:
+    name = name_of(path)
+    if name == "stages":
+        return
+    used = {room(i) for i in imports_of(path) if i.startswith("stages.")}
+    if room(name) in GROUND:
+        assert used <= GROUND
+    else:
+        assert used <= GROUND | set(ROOMS[: ROOMS.index(room(name)) + 1])
+
+
+def test_training_runs_where_only_training_is_installed() -> None:
+    """stages.training and every stage module that it reaches."""
+    known = {name_of(path): path for path in modules("stages")}
+    pending = [path for name, path in known.items() if name.startswith("stages.training")]
+    reached: set[Path] = set()
+    outside: dict[str, set[str]] = {}
+    while pending:
+        path = pending.pop()
+        if path in reached:
+            continue
+        reached.add(path)
+        for name in imports_of(path):
+            if name.startswith("stages."):
+                # Importing stages.a.b also runs stages/__init__ and stages/a/__init__.
+                parts = name.split(".")
+                prefixes = [".".join(parts[:i]) for i in range(1, len(parts) + 1)]
+                pending += [known[prefix] for prefix in prefixes if prefix in known]
+            elif (top := name.partition(".")[0]) not in sys.stdlib_module_names:
+                outside.setdefault(top, set()).add(name_of(path))
+    assert not {top: users for top, users in outside.items() if top not in TRAINING_MAY_USE}

@@ -1,0 +1,166 @@
+"""params.yaml is refused with every mistake named, and every profile is valid as a whole."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stages import params
+from stages.errors import SettingsError
+from tests.conftest import ROOT
+
+PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
+
+
+def broken(tmp_path: Path, **changes: object) -> Path:
+    """The offline profile with some dotted keys set; None removes the key."""
+    settings = yaml.safe_load((ROOT / "profiles" / "offline.yaml").read_text())
+    for dotted, value in changes.items():
+        *sections, key = dotted.split(".")
+        section = settings
+        for name in sections:
+            section = section[name]
+        if value is None:
+            del section[key]
+        else:
+            section[key] = value
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def mistakes(path: Path) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        params.load(path)
+    return [line.removeprefix(f"{path}: ") for line in str(caught.value).splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"distill.temperature": 0},
+            "distill.temperature = 0: must be greater than 0 (the paper uses 2.0)",
+        ),
+        ({"distill.temprature": 2}, "distill.temprature = 2: no such setting"),
+        ({"distill.positions": "some"}, "distill.positions = some: must be 'all' or 'masked'"),
+        ({"launch.micro_batch_sequences": None}, "launch.micro_batch_sequences: is missing"),
+        (
+            {"corpus.sources.docstrings.max_megabytes": -1},
+            "corpus.sources.docstrings.max_megabytes = -1: must be greater than 0",
+        ),
+        (
+            {"teacher.source.sha256": {"model.safetensors": "abc"}},
+            "teacher.source.sha256.model.safetensors = abc: string should match pattern "
+            "'^[0-9a-f]{64}$'",
+        ),
+        (
+            {"students.distilbert.weights": {"ce": 0, "mlm": 0, "cos": 0}},
+            "students.distilbert.weights: at least one of ce, mlm and cos must be greater than 0",
+        ),
+        (
+            {"distill.schedule.num_epochs": 3},
+            "distill.schedule: give either num_steps or num_epochs, not both",
+        ),
+    ],
+)
+def test_mistake_is_named_with_its_key_value_and_bound(
+    tmp_path: Path, changes: dict[str, object], expected: str
+) -> None:
+    assert mistakes(broken(tmp_path, **changes)) == [expected]
+
+
+def test_every_mistake_is_listed_at_once(tmp_path: Path) -> None:
+    path = broken(tmp_path, **{"distill.temperature": 0, "seed": -1, "launch.gpus": 3})
+    assert len(mistakes(path)) == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("evaluation.students", ["distilbert", "nobody"]),
+        ("evaluation.baseline", "nobody"),
+        ("export.students", ["nobody"]),
+    ],
+)
+def test_names_must_be_those_of_students(tmp_path: Path, key: str, value: object) -> None:
+    (line,) = mistakes(broken(tmp_path, **{key: value}))
+    assert f"{key} names 'nobody', which is not one of students: distilbert, mlm_only" in line
+
+
+def test_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("- just\n- a list\n")
+    assert mistakes(path) == [f"{path} must hold a mapping of sections, not list"]
+    path.write_text("a: [unclosed\n")
+    assert "is not valid YAML" in mistakes(path)[0]
+    path.unlink()
+    assert "does not exist" in mistakes(path)[0]
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_profile_is_valid_and_named_like_its_file(path: Path) -> None:
+    assert params.load(path).profile == path.stem
+
+
+def test_params_yaml_is_the_offline_profile() -> None:
+    assert params.load(ROOT / "params.yaml") == params.load(ROOT / "profiles" / "offline.yaml")
+
+
+def test_number_of_steps_follows_epochs_or_is_given() -> None:
+    common = {"batch_sequences": 10, "learning_rate": 0.1, "warmup_fraction": 0}
+    by_epochs = params.Schedule.model_validate(common | {"num_epochs": 1.5})
+    assert by_epochs.total_steps(num_sequences=101) == 16  # ceil(1.5 * 101 / 10)
+    assert params.Schedule.model_validate(common | {"num_steps": 7}).total_steps(101) == 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_graph_of_every_profile_is_complete(tmp_path: Path, path: Path) -> None:
+    """DVC plans every stage of a profile, in a workspace that has nothing yet.
+
+    With --force, because a dry run otherwise looks for cached results of stages whose inputs are
+    not there yet, and stops.
+    """
+    for name in ("dvc.yaml", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "stages", tmp_path / "stages")
+    shutil.copy(path, tmp_path / "params.yaml")
+    dvc = [sys.executable, "-m", "dvc"]
+    subprocess.run([*dvc, "init", "--no-scm", "--quiet"], cwd=tmp_path, check=True)
+    planned = subprocess.run(
+        [*dvc, "repro", "--dry", "--force"], cwd=tmp_path, check=True, capture_output=True, text=True
+    ).stdout
+    settings = params.load(path)
+    for stage in ("curate", "shards", "expectations", "teacher", "speed", "report"):
+        assert f"Running stage '{stage}'" in planned
+    for student in settings.evaluation.students:
+        assert f"Running stage 'distill@{student}'" in planned
+        for task in settings.evaluation.tasks:
+            assert f"Running stage 'finetune@{student}-{task}'" in planned
+
+
+def test_switching_profiles_copies_a_valid_one(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
+    (tmp_path / "profiles" / "bad.yaml").write_text("profile: bad\n")
+
+    def use(name: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "stages.params", "use", name],
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(ROOT), "PATH": ""},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert use("bert-base").returncode == 0
+    assert params.load(tmp_path / "params.yaml").profile == "bert-base"
+    unknown = use("bert-huge")
+    assert unknown.returncode == 2
+    assert "there is no profile 'bert-huge'; there are: bad, bert-base" in unknown.stderr
+    assert use("bad").returncode == 2
+    assert params.load(tmp_path / "params.yaml").profile == "bert-base"

@@ -1,0 +1,649 @@
+"""The registry on a real SQLite store with a real, tiny ONNX model."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+from registry_world import (
+    ROOT,
+    SHARDS_MD5,
+    STUDENT,
+    dvc_lock,
+    settings,
+    write_curve,
+    write_export,
+    write_gate,
+    write_world,
+)
+
+from stages import params
+from stages.errors import DataError, DistilleryError, GateError
+from stages.files import fingerprint, read_json
+from stages.registry import history, promotion, register
+from stages.registry.record import curve_points, deciding_params
+from stages.registry.store import CHALLENGER, CHAMPION, PREVIOUS, open_store
+from stages.registry.versions import aliases
+
+MODEL = "distilbert-student"
+
+
+# -------------------------------------------------------------------- what a run says (no store)
+
+
+def test_params_are_those_of_the_lineage_with_defaults_filled_in():
+    resolved = {"seed": 56, "distill": {"temperature": 9.0, "dropout": 0.1}, "gate": {"x": 1}}
+    used = {"distill": {"temperature": 2.0}, "students.s": {"teacher_layers": [0, 2]}}
+    assert deciding_params(resolved, used) == {
+        "distill.dropout": "0.1",
+        "distill.temperature": "2.0",
+        "students.s.teacher_layers": "[0, 2]",
+    }
+
+
+def test_empty_cells_of_a_curve_are_no_points(tmp_path):
+    write_curve(tmp_path / "c.csv", num_steps=1)
+    points = {point.name: point.value for point in curve_points(tmp_path / "c.csv")}
+    # mlm is empty.
+    assert points == {
+        "curve/loss": 8.5,
+        "curve/ce": 1.0,
+        "curve/cos": 0.1,
+        "curve/learning_rate": 0.0005,
+        "curve/tokens_per_second": 200.0,
+    }
+
+
+# ------------------------------------------------------------------------------- the real store
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory):
+    """A migrated database, made once: it takes some ten seconds."""
+    root = tmp_path_factory.mktemp("database")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        open_store(root)
+    return root / "mlruns" / "mlflow.db"
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch, empty_database):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    write_world(tmp_path)
+    write_gate(tmp_path)
+    (tmp_path / "mlruns").mkdir()
+    shutil.copy(empty_database, tmp_path / "mlruns" / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def store(world):
+    return open_store()
+
+
+def register_now(world, passed=True):
+    """Run the register stage on what the world holds."""
+    write_gate(world, passed)
+    out = world / "reports" / "registry" / f"{STUDENT}.json"
+    arguments = register_arguments(world, out)
+    register.main(arguments)
+    return read_json(out)
+
+
+def register_arguments(world, out):
+    import argparse
+
+    export = world / "models" / "export" / STUDENT
+    return argparse.Namespace(student=STUDENT, reports=world / "reports", export=export, out=out)
+
+
+def other_student(world, favourite):
+    """Replace the world's student by one that fills [MASK] with another word."""
+    write_export(world / "models" / "export" / STUDENT, favourite)
+    lock = dvc_lock()
+    (out,) = [
+        out
+        for out in lock["stages"][f"distill@{STUDENT}"]["outs"]
+        if out["path"].startswith("models/")
+    ]
+    out["md5"] = fingerprint(favourite) * 2 + ".dir"
+    (world / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
+
+
+def all_runs(store):
+    return store.client.search_runs([store.experiment_id("distillation")])
+
+
+def all_versions(store):
+    return store.client.search_model_versions(f"name = '{MODEL}'")
+
+
+def whole_uploads(store):
+    return store.client.search_logged_models([store.experiment_id("distillation")])
+
+
+@pytest.mark.slow
+def test_run_says_what_made_the_student(world, store):
+    registration = register_now(world)
+    assert registration["model_name"] == MODEL
+    assert registration["version"] == 1
+    run = store.client.get_run(registration["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["lineage"] == registration["lineage"]
+    assert run.data.tags["corpus_digest"] == SHARDS_MD5
+    assert run.data.tags["profile"] == "offline"
+    assert run.data.params["distill.temperature"] == "2.0"
+    assert not any(key.startswith(("evaluation", "gate")) for key in run.data.params)
+    metrics = run.data.metrics
+    assert metrics["tasks/acceptability"] == 76.0
+    assert metrics["average/mean_of_tasks"] == 80.0
+    assert metrics["heldout/kl"] == 1.5
+    assert metrics["speedup/16"] == 1.9
+    assert metrics["gate/passed"] == 1.0
+    (dataset,) = run.inputs.dataset_inputs
+    assert dataset.dataset.digest == SHARDS_MD5
+    assert json.loads(dataset.dataset.source) == {"path": "data/shards", "md5": SHARDS_MD5}
+    found = store.client.search_runs([run.info.experiment_id], f"dataset.digest = '{SHARDS_MD5}'")
+    assert [entry.info.run_id for entry in found] == [run.info.run_id]
+    names = {file.path for file in store.client.list_artifacts(run.info.run_id)}
+    assert {"report.html", "summary.json", "params.yaml", "gate"} <= names
+    assert run.info.artifact_uri.startswith((world / "mlruns" / "artifacts").as_uri())
+
+
+@pytest.mark.slow
+def test_curve_is_recorded_whole_and_once(world, store):
+    # Six columns, one of them empty: 5 x 450 points are more than two batches of 1000.
+    write_curve(world / "reports" / "curves" / f"{STUDENT}.csv", num_steps=450)
+    run_id = register_now(world)["run_id"]
+    register_now(world)
+    loss = store.client.get_metric_history(run_id, "curve/loss")
+    assert [point.step for point in loss] == list(range(1, 451))
+
+
+@pytest.mark.slow
+def test_registering_again_finds_run_and_version(world, store):
+    assert register_now(world) == register_now(world)
+    assert len(all_runs(store)) == len(all_versions(store)) == len(whole_uploads(store)) == 1
+
+
+@pytest.mark.slow
+def test_new_evaluation_changes_metrics_and_gate_but_not_the_version(world, store):
+    first = register_now(world)
+    values = settings()
+    values["evaluation"]["seeds"] = [1, 2, 3, 4, 5]
+    values["gate"]["min_retention"] = 0.99
+    (world / "params.yaml").write_text(yaml.safe_dump(values))
+    summary = read_json(world / "reports/summary.json")
+    summary["models"][STUDENT]["retention"] = 94.0
+    (world / "reports/summary.json").write_text(json.dumps(summary))
+    assert register_now(world, passed=False) == first
+    run = store.client.get_run(first["run_id"])
+    assert run.data.metrics["retention"] == 94.0
+    assert run.data.metrics["gate/passed"] == 0.0
+    assert len(store.client.get_metric_history(first["run_id"], "heldout/kl")) == 1
+    assert store.client.get_model_version(MODEL, "1").tags["gate"] == "failed"
+    with pytest.raises(GateError):
+        promotion.promote(store, MODEL)
+
+
+@pytest.mark.slow
+def test_another_export_of_a_student_is_another_version_of_the_same_run(world, store):
+    first = register_now(world)
+    (world / f"models/export/{STUDENT}/README.md").write_text("# Model card")
+    second = register_now(world)
+    assert second["run_id"] == first["run_id"]
+    assert (first["version"], second["version"]) == (1, 2)
+    assert aliases(store, MODEL)[CHALLENGER] == 2
+
+
+@pytest.mark.slow
+def test_gate_that_judged_other_files_is_refused(world):
+    export = world / "models" / "export" / STUDENT
+    (export / "config.json").write_text('{"max_position_embeddings": 8}')
+    with pytest.raises(DataError, match=r"judged other files .* run: dvc repro gate@distilbert"):
+        register.collect(params.load(), STUDENT, world / "reports", export)
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it on purpose."""
+
+
+WRITES = (
+    "create_run",
+    "update_run_info",
+    "log_batch",
+    "log_param",
+    "set_tag",
+    "log_inputs",
+    "log_outputs",
+    "create_logged_model",
+    "finalize_logged_model",
+    "set_logged_model_tags",
+    "create_experiment",
+)
+REGISTRY_WRITES = (
+    "create_registered_model",
+    "create_model_version",
+    "set_model_version_tag",
+    "set_registered_model_alias",
+    "set_registered_model_tag",
+    "delete_registered_model_alias",
+)
+FILE_WRITES = ("log_artifact", "log_artifacts")
+
+
+def plant_kill(patch, survive):
+    """Let `survive` writes to the store happen, then let every further one die; count them."""
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+    from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as RegistryStore
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as TrackingStore
+
+    writes = []
+
+    def planted(name, original):
+        def write(self, *arguments, **named):
+            writes.append(name)
+            if len(writes) > survive:
+                raise Killed(name)
+            return original(self, *arguments, **named)
+
+        return write
+
+    for owner, names in (
+        (TrackingStore, WRITES),
+        (RegistryStore, REGISTRY_WRITES),
+        (LocalArtifactRepository, FILE_WRITES),
+    ):
+        for name in names:
+            patch.setattr(owner, name, planted(name, getattr(owner, name)))
+    return writes
+
+
+def end_fluent_run():
+    """A killed process leaves no active run behind; this one must be told."""
+    from mlflow.tracking.fluent import _active_run_stack
+
+    _active_run_stack.set([])
+
+
+@pytest.mark.slow
+def test_killed_between_any_two_writes_and_rerun_leaves_one_run_and_one_version(world, store):
+    """Each round has a lineage of its own, so that all share one database."""
+    rounds = 0
+    while True:
+        other_student(world, "paris")
+        lock = yaml.safe_load((world / "dvc.lock").read_text())
+        lock["stages"]["curate"]["cmd"] += f" --round {rounds}"
+        (world / "dvc.lock").write_text(yaml.safe_dump(lock))
+        with pytest.MonkeyPatch.context() as patch:
+            writes = plant_kill(patch, survive=rounds)
+            try:
+                register_now(world)
+                finished = True
+            except Killed:
+                finished = False
+        end_fluent_run()
+        registration = register_now(world)
+        lineage = registration["lineage"]
+        of_lineage = f"tags.lineage = '{lineage}'"
+        experiment = [store.experiment_id("distillation")]
+        (run,) = store.client.search_runs(experiment, of_lineage)
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["curve_recorded"] == "true"
+        assert len(store.client.get_metric_history(run.info.run_id, "curve/loss")) == 3
+        assert run.data.metrics["gate/passed"] == 1.0
+        assert len(run.inputs.dataset_inputs) == 1
+        (version,) = store.client.search_model_versions(f"name = '{MODEL}' and {of_lineage}")
+        assert int(version.version) == registration["version"]
+        (upload,) = store.client.search_logged_models(experiment, of_lineage)
+        assert upload.status.name == "READY"
+        assert aliases(store, MODEL)[CHALLENGER] == registration["version"]
+        rounds += 1
+        if finished:
+            break
+    # Every write was once the one that died.
+    assert rounds == len(writes) + 1
+    assert rounds > 15
+
+
+# ------------------------------------------------------------------------------------- promotion
+
+
+@pytest.fixture
+def two_versions(world, store):
+    """Version 1 fills in paris, version 2 capital; none is champion."""
+    register_now(world)
+    other_student(world, "capital")
+    register_now(world)
+    return store
+
+
+def answer_of(uri):
+    import mlflow
+
+    model = mlflow.pyfunc.load_model(uri)
+    return model.predict([{"text": "a [MASK]"}])[0]["masks"][0][0]["token"]
+
+
+@pytest.mark.slow
+def test_promote_again_and_rollback_move_the_aliases_and_write_history(two_versions):
+    store = two_versions
+    first = promotion.promote(store, MODEL, 1, reason="the first student")
+    assert (first.version, first.replaced, first.changed) == (1, None, True)
+    assert PREVIOUS not in aliases(store, MODEL)
+
+    # Without a number: the challenger.
+    second = promotion.promote(store, MODEL, reason="better")
+    assert (second.version, second.replaced) == (2, 1)
+    assert answer_of(f"models:/{MODEL}@{CHAMPION}") == "capital"
+
+    again = promotion.promote(store, MODEL, 2)
+    assert not again.changed
+    assert "is the champion already" in again.message
+
+    back = promotion.rollback(store, MODEL, reason="users complain")
+    assert (back.version, back.replaced) == (1, 2)
+    assert aliases(store, MODEL) == {CHAMPION: 1, PREVIOUS: 2, CHALLENGER: 2}
+    assert answer_of(f"models:/{MODEL}@{CHAMPION}") == "paris"
+    champion = promotion.champion(store, MODEL)
+    assert champion is not None
+    assert champion.student == STUDENT
+
+    changes = history.read(store, MODEL)
+    assert [(c.action, c.before.champion, c.after.champion) for c in changes] == [
+        ("promote", None, 1),
+        ("promote", 1, 2),
+        ("rollback", 2, 1),
+    ]
+    assert {change.state for change in changes} == {"done"}
+    assert [c.reason for c in changes] == ["the first student", "better", "users complain"]
+    assert all("@" in change.who and change.when.endswith("+00:00") for change in changes)
+    assert changes[0].gate == {"passed": True, "values": {"retention": 0.95}}
+
+
+@pytest.mark.slow
+def test_dry_run_checks_everything_and_changes_nothing(two_versions):
+    outcome = promotion.promote(two_versions, MODEL, 1, dry_run=True)
+    assert "would become the champion" in outcome.message
+    assert not outcome.changed
+    assert promotion.champion(two_versions, MODEL) is None
+    assert history.read(two_versions, MODEL) == []
+
+
+@pytest.mark.slow
+def test_failed_gate_is_refused_with_every_failed_check(world, store):
+    register_now(world, passed=False)
+    with pytest.raises(GateError, match=r"retention: 0.5 must be at least 0.9 \(mean over 2"):
+        promotion.promote(store, MODEL)
+    assert CHAMPION not in aliases(store, MODEL)
+    assert history.read(store, MODEL) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rule", "value"),
+    [("at least", 0.89), ("at most", 0.91), ("above", 0.9), ("below", 0.9), ("at least", None)],
+)
+def test_verdict_that_does_not_follow_from_its_number_is_refused(rule, value):
+    from stages.registry.admission import validate
+    from stages.registry.versions import Version
+
+    version = Version(MODEL, 1, STUDENT, "l", "e", "r", "passed")
+    check = {"name": "x", "rule": rule, "value": value, "threshold": 0.9, "passed": True}
+    with pytest.raises(GateError, match="the gate report says passed, its numbers do not"):
+        validate(version, [check])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rule", "value"),
+    [("at least", 0.9), ("at most", 0.9), ("above", 0.91), ("below", 0.89), ("reported", None)],
+)
+def test_mlflow_reads_the_rules_as_the_gate_does(rule, value):
+    from stages.registry.admission import validate
+    from stages.registry.versions import Version
+
+    version = Version(MODEL, 1, STUDENT, "l", "e", "r", "passed")
+    validate(version, [{"name": "x", "rule": rule, "value": value, "threshold": 0.9}])
+
+
+@pytest.mark.slow
+def test_version_that_does_not_load_is_refused(two_versions, world):
+    promotion.promote(two_versions, MODEL, 1)
+    for path in (world / "mlruns" / "artifacts").rglob("model.onnx"):
+        path.write_bytes(b"torn")
+    with pytest.raises(DistilleryError, match=r"version 2 does not load or predict"):
+        promotion.promote(two_versions, MODEL, 2)
+    assert aliases(two_versions, MODEL)[CHAMPION] == 1
+
+
+@pytest.mark.slow
+def test_version_without_a_gate_report_is_refused(two_versions, world):
+    for folder in (world / "mlruns" / "artifacts").rglob("gate"):
+        shutil.rmtree(folder)
+    with pytest.raises(GateError, match="has no gate report"):
+        promotion.promote(two_versions, MODEL, 1)
+
+
+@pytest.mark.slow
+def test_rollback_without_a_previous_champion_says_what_to_do(two_versions):
+    with pytest.raises(DistilleryError, match="has no previous champion"):
+        promotion.rollback(two_versions, MODEL)
+    promotion.promote(two_versions, MODEL, 1)
+    with pytest.raises(DistilleryError, match="promote --version N"):
+        promotion.rollback(two_versions, MODEL)
+
+
+@pytest.mark.slow
+def test_unknown_model_and_version_say_what_to_do(two_versions):
+    with pytest.raises(DistilleryError, match=r"no model nothing in sqlite.*dvc repro"):
+        promotion.promote(two_versions, "nothing")
+    with pytest.raises(DistilleryError, match="has no version 99"):
+        promotion.promote(two_versions, MODEL, 99)
+
+
+def promote_two(store):
+    return promotion.promote(store, MODEL, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("action", [promote_two, lambda store: promotion.rollback(store, MODEL)])
+def test_killed_at_any_write_keeps_a_champion_and_a_true_history(two_versions, action):
+    """Before: champion 1, previous 2. After: champion 2, previous 1, whichever way."""
+    store = two_versions
+    promotion.promote(store, MODEL, 2)
+    promotion.promote(store, MODEL, 1)
+    settled = 2
+    for survive in range(4):
+        with pytest.MonkeyPatch.context() as patch:
+            plant_kill(patch, survive)
+            with pytest.raises(Killed):
+                action(store)
+        # What an onlooker sees: a champion, and nothing called done that is not.
+        left = aliases(store, MODEL)
+        assert left[CHAMPION] == (2 if survive == 3 else 1)
+        new = history.read(store, MODEL)[settled:]
+        assert [change.state for change in new] == ["intended"] * (survive > 0)
+        with store.locked():
+            history.settle(store, MODEL)
+        changes = history.read(store, MODEL)
+        expected = [] if survive == 0 else ["done" if survive == 3 else "abandoned"]
+        assert [change.state for change in changes[settled:]] == expected
+        settled = len(changes)
+        after = aliases(store, MODEL)
+        assert after[PREVIOUS] == (1 if survive == 3 else 2)
+    done = [change for change in changes if change.state == "done"]
+    assert [change.after.champion for change in done] == [2, 1, 2]
+
+
+@pytest.mark.slow
+def test_first_promotion_that_was_killed_leaves_no_previous(two_versions):
+    store = two_versions
+    with pytest.MonkeyPatch.context() as patch:
+        plant_kill(patch, survive=1)
+        with pytest.raises(Killed):
+            promotion.promote(store, MODEL, 1)
+    outcome = promotion.promote(store, MODEL, 1)
+    assert outcome.changed
+    assert PREVIOUS not in aliases(store, MODEL)
+    assert [change.state for change in history.read(store, MODEL)] == ["abandoned", "done"]
+
+
+@pytest.mark.slow
+def test_on_a_server_an_unfinished_change_of_another_process_is_not_touched(two_versions):
+    # A server is a store without a folder, and so without a lock.
+    server = replace(two_versions, folder=None)
+    with pytest.MonkeyPatch.context() as patch:
+        plant_kill(patch, survive=1)
+        with pytest.raises(Killed):
+            promotion.promote(server, MODEL, 1)
+    with pytest.raises(DistilleryError, match=r"has not ended; wait 2 minutes and try again"):
+        promotion.promote(server, MODEL, 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(history, "SETTLE_AFTER", timedelta(0))
+        assert promotion.promote(server, MODEL, 2).changed
+    assert [change.state for change in history.read(server, MODEL)] == ["abandoned", "done"]
+
+
+# ------------------------------------------------------------------------------- other processes
+
+
+def environment(**changes):
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")}
+    return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **changes}
+
+
+def answer(capsys, *arguments):
+    """Run a command in this process and return what it says on standard output."""
+    capsys.readouterr()
+    promotion.main(promotion.command_line().parse_args([*arguments, "--json"]))
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.slow
+def test_every_command_answers_in_json(two_versions, capsys):
+    promoted = answer(capsys, "promote", "--version", "1", "--reason", "why not")
+    assert promoted["message"] == f"{MODEL} version 1 ({STUDENT}) is the champion, the first one"
+    assert answer(capsys, "promote", "--dry-run")["changed"] is False
+    assert answer(capsys, "promote")["replaced"] == 1
+    assert answer(capsys, "rollback")["version"] == 1
+    shown = answer(capsys, "status")
+    assert {alias: entry["version"] for alias, entry in shown.items()} == {
+        "champion": 1,
+        "previous": 2,
+        "challenger": 2,
+    }
+    assert [entry["reason"] for entry in answer(capsys, "history")] == ["why not", "", ""]
+
+
+@pytest.mark.slow
+def test_status_before_anything_is_registered_is_empty(store, capsys):
+    assert answer(capsys, "status") == {}
+    assert answer(capsys, "history") == []
+    assert promotion.champion(store, MODEL) is None
+
+
+@pytest.mark.slow
+def test_command_that_cannot_be_done_exits_1_without_a_traceback(two_versions, world):
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.registry.promotion", "rollback"],
+        cwd=world, env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "has no previous champion" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_unknown_command_is_a_usage_error():
+    with pytest.raises(SystemExit, match="2"):
+        promotion.command_line().parse_args(["nonsense"])
+
+
+LOAD_ELSEWHERE = """
+import json, sys
+import mlflow
+mlflow.set_tracking_uri(sys.argv[1])
+uri = f"models:/{sys.argv[2]}@champion"
+model = mlflow.pyfunc.load_model(uri)
+texts = [{"text": "paris is the [MASK]"}, {"text": "[MASK] is the [MASK]"}, {"text": "[MASK]"}]
+answers = model.predict(texts, params={"top_k": 2})
+int8 = mlflow.pyfunc.load_model(uri, model_config={"precision": "int8"}).predict(texts[:1])
+mistakes = []
+for text in ("no mask here", "[MASK] " * 20):
+    try:
+        model.predict([{"text": text}])
+    except mlflow.exceptions.MlflowException as error:
+        mistakes.append(str(error))
+foreign = [name for name in ("torch", "transformers", "stages") if name in sys.modules]
+print(json.dumps({"answers": answers, "int8": int8, "mistakes": mistakes, "foreign": foreign}))
+"""
+
+
+@pytest.mark.slow
+def test_champion_predicts_in_a_process_with_neither_torch_nor_the_project(two_versions, tmp_path):
+    promotion.promote(two_versions, MODEL, 1)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD_ELSEWHERE, two_versions.tracking_uri, MODEL],
+        cwd=elsewhere,
+        env=environment(PYTHONPATH="", MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false"),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["foreign"] == []
+    # The favourite's logit is 2, the nine others' 0: e^2 / (e^2 + 9) and 1 / (e^2 + 9).
+    (best, second) = said["answers"][0]["masks"][0]
+    assert best == {"token": "paris", "probability": pytest.approx(0.45085, abs=1e-5)}
+    assert second["probability"] == pytest.approx(0.06102, abs=1e-5)
+    assert [len(answer["masks"]) for answer in said["answers"]] == [1, 2, 1]
+    # Twice the logit: e^4 / (e^4 + 9).
+    assert said["int8"][0]["masks"][0][0]["probability"] == pytest.approx(0.85848, abs=1e-5)
+    assert "row 0: the text has no [MASK]" in said["mistakes"][0]
+    assert "has 22 tokens, the model reads at most 16" in said["mistakes"][1]
+
+
+@pytest.mark.slow
+def test_version_holds_no_pickle(two_versions, world):
+    suffixes = {path.suffix for path in (world / "mlruns/artifacts/models").rglob("*.*")}
+    assert not suffixes & {".pkl", ".pickle", ".bin", ".pt", ".pth"}
+    assert ".onnx" in suffixes
+
+
+@pytest.mark.slow
+def test_two_processes_that_open_a_new_store_at_once_both_succeed(tmp_path):
+    code = (
+        "from stages.registry.store import open_store\n"
+        "store = open_store()\n"
+        "with store.locked(): print(store.experiment_id('distillation'))"
+    )
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    ended = [process.communicate(timeout=200) for process in started]
+    assert [out.strip() for out, _ in ended] == ["1", "1"], ended
+    assert {path.name for path in (tmp_path / "mlruns").iterdir()} == {".lock", "mlflow.db"}
+
+
+@pytest.mark.slow
+def test_opening_a_store_does_not_redirect_the_next_one(tmp_path, monkeypatch, empty_database):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name in ("a", "b"):
+        (tmp_path / name / "mlruns").mkdir(parents=True)
+        shutil.copy(empty_database, tmp_path / name / "mlruns" / "mlflow.db")
+    uris = [open_store(Path(tmp_path / name)).tracking_uri for name in ("a", "b")]
+    assert uris == [f"sqlite:///{tmp_path}/{name}/mlruns/mlflow.db" for name in ("a", "b")]
