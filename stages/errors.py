@@ -5,6 +5,7 @@
   - DataError              an input file is missing, empty, damaged or not what its checksum says
   - TeacherError           a teacher cannot be fetched, verified or matched with its tokenizer
   - TrainingError          a loss or gradient stopped being finite, or a checkpoint does not fit
+  - ParityError            an exported model does not answer as the student does (stages/export)
   - GateError              a student does not pass the gate, so nothing was promoted
 * Interrupted              SIGINT or SIGTERM: the work is checkpointed, the same command resumes, exit 75
 """

@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.errors import DataError
+from stages.evaluation.corruption import CORRUPTIONS, corrupt
 from stages.evaluation.derived import (
     MAX_TRAIN,
     Document,
     Example,
     alternate,
-    corrupt,
     derive,
     derive_from,
     mask_pattern,
@@ -30,8 +30,8 @@ WORDS = (
 
 
 def sentence(rng: np.random.Generator, verb: str) -> str:
-    """A sentence of 9 to 15 words that no other call is likely to make."""
-    words = rng.choice(WORDS, size=int(rng.integers(7, 14)))
+    """A sentence of at most 12 words that no other call is likely to make."""
+    words = rng.choice(WORDS, size=int(rng.integers(6, 10)))
     return f"The {' '.join(words)} {verb}."
 
 
@@ -42,7 +42,7 @@ def documents(num: int, seed: int, packages: tuple[str, ...] = PACKAGES) -> list
         name = packages[i % len(packages)]
         paragraphs = (
             sentence(rng, "is returned"),
-            f"{sentence(rng, 'stays')} See {name}.core for more.",
+            f"{sentence(rng, 'stays')} See {name}.",
             sentence(rng, "is raised"),
         )
         made.append(Document(name, True, paragraphs))
@@ -115,12 +115,22 @@ def test_corruption_keeps_the_first_and_last_word_and_every_punctuated_or_capita
         assert corrupted.endswith(" in.")
 
 
-def test_corruption_changes_a_few_words_only():
+def test_each_corruption_by_hand():
+    """Twelve inner words: four are replaced, three dropped, three pairs swapped, eight shuffled."""
+    tokens = [str(i) for i in range(14)]
+    inner = list(range(1, 13))
     rng = np.random.default_rng(0)
-    text = "The mean of every column is taken over all the rows that hold a number."
-    for _ in range(200):
-        kept = set(text.split()) & set(corrupt(text, ["alpha", "beta"], rng).split())
-        assert len(kept) >= len(set(text.split())) - 2
+    replace, drop, swap, shuffle = (f(tokens, inner, ["new"], rng) for f in CORRUPTIONS)
+    assert sum(token == "new" for token in replace) == 4
+    assert len(drop) == 11
+    assert set(drop) < set(tokens)
+    assert sum(a != b for a, b in zip(swap, tokens, strict=True)) == 6
+    assert sorted(swap) == sorted(shuffle) == sorted(tokens)
+    moved = [i for i, token in enumerate(shuffle) if token != tokens[i]]
+    assert moved
+    assert max(moved) - min(moved) < 8
+    for corrupted in (replace, drop, swap, shuffle):
+        assert (corrupted[0], corrupted[-1]) == ("0", "13")
 
 
 def test_package_labels_are_the_packages_of_the_corpus_sorted(corpus):
@@ -166,6 +176,12 @@ def test_a_match_is_a_summary_with_its_own_body_and_the_rest_are_of_the_same_pac
 def test_a_body_is_used_once_so_that_it_alone_tells_nothing(corpus):
     train = derive_from("summary_match", *corpus, seed=5).train
     assert len({example.text_b for example in train}) == len(train)
+
+
+def test_packages_are_mixed_in_summary_match(corpus):
+    owner = {document.paragraphs[0]: document.group for document in corpus[0]}
+    train = derive_from("summary_match", *corpus, seed=5).train
+    assert {owner[example.text_a] for example in train[:30]} == set(PACKAGES)
 
 
 def test_whatever_is_taken_first_is_balanced():

@@ -131,9 +131,8 @@ def test_graph_of_every_profile_is_complete(tmp_path: Path, path: Path) -> None:
     shutil.copy(path, tmp_path / "params.yaml")
     dvc = [sys.executable, "-m", "dvc"]
     subprocess.run([*dvc, "init", "--no-scm", "--quiet"], cwd=tmp_path, check=True)
-    planned = subprocess.run(
-        [*dvc, "repro", "--dry", "--force"], cwd=tmp_path, check=True, capture_output=True, text=True
-    ).stdout
+    plan = [*dvc, "repro", "--dry", "--force"]
+    planned = subprocess.run(plan, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
     settings = params.load(path)
     for stage in ("curate", "shards", "expectations", "teacher", "speed", "report"):
         assert f"Running stage '{stage}'" in planned

@@ -1,0 +1,1 @@
+"""From raw text to verified shards: documents, curate, shards, expectations, in this order."""

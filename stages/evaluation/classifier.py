@@ -80,9 +80,7 @@ def logits_of(model: PreTrainedModel, batch: Batch) -> Tensor:
 
 
 @torch.inference_mode()
-def predict(
-    model: PreTrainedModel, examples: Examples, *, regression: bool
-) -> NDArray[Any]:
+def predict(model: PreTrainedModel, examples: Examples, *, regression: bool) -> NDArray[Any]:
     """Return the label id or the number that a model gives each example, in their order."""
     model.eval()
     order = np.argsort([len(ids) for ids in examples.ids])

@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stages.errors import DataError
+from stages.evaluation.corruption import PLAIN_WORD, corrupt
 
 MAX_TRAIN, MAX_VALIDATION = 4000, 1000
 MIN_TRAIN, MIN_VALIDATION = 40, 10
@@ -45,7 +46,6 @@ ALSO_CALLED = {
 DOTTED_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])|(?<=\s[.!?])\s+|\n+")
 WORD = re.compile(r"[A-Za-z'-]+[,;:]?")
-PLAIN_WORD = re.compile(r"[a-z]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,61 +170,6 @@ def acceptability(documents: list[Document], rng: np.random.Generator) -> list[E
     return examples
 
 
-def corrupt(sentence: str, words: list[str], rng: np.random.Generator) -> str:
-    """Return the sentence with about a third of its inner plain words disturbed in one way."""
-    tokens = sentence.split()
-    # The outer words stay: a capital inside, or a full stop, would tell at once.
-    inner = [i for i in range(1, len(tokens) - 1) if PLAIN_WORD.fullmatch(tokens[i])]
-    disturb = CORRUPTIONS[rng.integers(len(CORRUPTIONS))]
-    return " ".join(disturb(tokens, inner, words, rng))
-
-
-def replace_words(
-    tokens: list[str], inner: list[int], words: list[str], rng: np.random.Generator
-) -> list[str]:
-    """Put words of other sentences in the place of some."""
-    chosen = set(rng.choice(inner, size=max(2, len(inner) // 3), replace=False).tolist())
-    return [words[rng.integers(len(words))] if i in chosen else t for i, t in enumerate(tokens)]
-
-
-def drop_words(
-    tokens: list[str], inner: list[int], words: list[str], rng: np.random.Generator
-) -> list[str]:
-    """Leave two words out: more would make corrupted sentences short."""
-    del words
-    chosen = set(rng.choice(inner, size=2, replace=False).tolist())
-    return [token for i, token in enumerate(tokens) if i not in chosen]
-
-
-def swap_words(
-    tokens: list[str], inner: list[int], words: list[str], rng: np.random.Generator
-) -> list[str]:
-    """Exchange the words of some pairs."""
-    del words
-    chosen = rng.choice(inner, size=2 * (len(inner) // 6 + 1), replace=False).tolist()
-    swapped = list(tokens)
-    for i, j in zip(chosen[::2], chosen[1::2], strict=True):
-        swapped[i], swapped[j] = tokens[j], tokens[i]
-    return swapped
-
-
-def shuffle_words(
-    tokens: list[str], inner: list[int], words: list[str], rng: np.random.Generator
-) -> list[str]:
-    """Put neighbouring words in random order."""
-    del words
-    size = max(4, 2 * len(inner) // 3)
-    first = int(rng.integers(max(1, len(inner) - size + 1)))
-    window = inner[first : first + size]
-    shuffled = list(tokens)
-    for i, j in zip(window, rng.permutation(window), strict=True):
-        shuffled[i] = tokens[j]
-    return shuffled
-
-
-CORRUPTIONS = (replace_words, drop_words, swap_words, shuffle_words)
-
-
 def package(
     documents: list[Document], rng: np.random.Generator, packages: tuple[str, ...]
 ) -> list[Example]:
@@ -285,7 +230,8 @@ def summary_match(documents: list[Document], rng: np.random.Generator) -> list[E
             Example(summary, other, 0)
             for (summary, _), other in zip(members[:half], others, strict=True)
         ]
-    return examples
+    # Packages are mixed, so that a first part has some of each.
+    return [examples[i] for i in rng.permutation(len(examples))]
 
 
 def _package_task(train: list[Document]) -> tuple[tuple[str, ...], Maker]:

@@ -1,0 +1,1 @@
+"""A student for production: safetensors, ONNX, INT8, parity, a model card."""

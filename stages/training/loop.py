@@ -8,6 +8,7 @@ halt at the first value that is not finite.
 
 import contextlib
 import math
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -130,7 +131,8 @@ def train(
             if (step + 1) % every == 0 or step + 1 == num_steps:
                 row = run.flush(step + 1)
                 progress.rows().append(row)
-                bar.set_postfix({name: f"{row[name]:.3f}" for name in ("loss", *objective.terms)})
+                shown = {name: f"{row[name]:.3f}" for name in ("loss", *objective.terms)}
+                bar.set_postfix(shown, refresh=False)
             bar.update()
             if workspace is not None:
                 _checkpoint_if_due(workspace, run, progress, clock, stop)
@@ -281,7 +283,8 @@ def _bar(title: str, total: int, done: int, processes: Processes) -> Iterator[An
         desc=title,
         unit="step",
         disable=not processes.is_first,
-        mininterval=1.0,
+        # A log file keeps every line that a terminal would write over.
+        mininterval=1.0 if sys.stderr.isatty() else 15.0,
         dynamic_ncols=True,
     ) as bar:
         yield bar

@@ -1,0 +1,152 @@
+"""What the reports say, as rows: one table for the terminal and for Prefect's page.
+
+Reads reports/summary.json, reports/gate/*.json and reports/registry/*.json.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.errors import DataError
+from stages.files import read_json
+
+REPORT = Path("reports/report.html")
+DATA_DOCS = Path("reports/data_docs/index.html")
+TEACHER = "teacher"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the gate said about one student."""
+
+    student: str
+    passed: bool
+    checks: tuple[tuple[str, bool, str], ...]
+    """Name, passed, and the value beside its threshold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """Everything that the end of a run shows."""
+
+    profile: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+    """What a reader must know to read the table."""
+    verdicts: tuple[Verdict, ...]
+    registered: tuple[str, ...]
+    """Registered versions, such as `distilbert-student 3 (distilbert)`."""
+
+
+def read_results(root: Path) -> Results | None:
+    """Return what the reports hold, or None where no run has written them yet."""
+    reports = root / "reports"
+    try:
+        summary = read_json(reports / "summary.json")
+    except DataError:
+        return None
+    tasks = summary["tasks"]
+    convention = summary["average_convention"]
+    baseline = summary["baseline"]
+    header = ("model", "parameters", "MB", "speed-up", *(task["title"] for task in tasks))
+    rows = tuple(
+        _row(name, model, [task["name"] for task in tasks], convention, name == baseline)
+        for name, model in sorted(
+            summary["models"].items(), key=lambda item: (item[0] != TEACHER, item[0] == baseline)
+        )
+    )
+    return Results(
+        profile=summary["profile"],
+        header=(*header, "average", "retention", "held-out KL"),
+        rows=rows,
+        notes=_notes(summary),
+        verdicts=tuple(_verdict(path) for path in sorted((reports / "gate").glob("*.json"))),
+        registered=tuple(_version(path) for path in sorted((reports / "registry").glob("*.json"))),
+    )
+
+
+def as_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table for a terminal: names to the left, numbers to the right."""
+    table = [header, *rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    ]
+    return "\n".join([lines[0], "-" * max(len(line) for line in lines), *lines[1:]])
+
+
+def as_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [header, rule, *rows])
+
+
+def verdict_lines(verdicts: Sequence[Verdict]) -> list[str]:
+    """Say each student's verdict in one line, and each check it fails in one more."""
+    lines = []
+    for verdict in verdicts:
+        num_passed = sum(passed for _, passed, _ in verdict.checks)
+        word = "passes" if verdict.passed else "does not pass"
+        lines.append(f"{verdict.student} {word} the gate: {num_passed} of {len(verdict.checks)}")
+        lines += [f"  fails {name}: {why}" for name, passed, why in verdict.checks if not passed]
+    return lines
+
+
+def _row(
+    name: str, model: dict[str, Any], tasks: list[str], convention: str, is_baseline: bool
+) -> tuple[str, ...]:
+    scores = [_score(model["tasks"].get(task)) for task in tasks]
+    return (
+        f"{name} (baseline)" if is_baseline else name,
+        f"{model['num_parameters'] / 1e6:.1f} M",
+        _number(model["weights_megabytes"], "{:.0f}"),
+        _number(model["speedup"], "{:.2f}x"),
+        *scores,
+        _number(model["average"].get(convention), "{:.1f}"),
+        _number(model["retention"], "{:.1f} %"),
+        _number(model["heldout_kl"], "{:.3f}"),
+    )
+
+
+def _score(score: dict[str, float] | None) -> str:
+    if score is None:
+        return "-"
+    return f"{score['median']:.1f} ({score['min']:.1f}-{score['max']:.1f})"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def _notes(summary: dict[str, Any]) -> tuple[str, ...]:
+    notes = [
+        "Scores are 0-100: the median over the seeds, and (lowest-highest).",
+        f"The average is {summary['average_convention']}; retention is the mean over the tasks of "
+        "the student's score / the teacher's.",
+        "Held-out KL: nats per token between teacher and student on unseen text, lower is better.",
+    ]
+    if not any(task["is_glue"] for task in summary["tasks"]):
+        notes.append("The tasks are made from the corpus; they are not GLUE.")
+    if summary["baseline"]:
+        notes.append(f"{summary['baseline']} is the same student trained without its teacher.")
+    return tuple(notes)
+
+
+def _verdict(path: Path) -> Verdict:
+    gate = read_json(path)
+    checks = tuple(
+        (check["name"], check["passed"], f"{check['value']} against {check['threshold']}")
+        for check in gate["checks"]
+    )
+    return Verdict(gate["student"], gate["passed"], checks)
+
+
+def _version(path: Path) -> str:
+    entry = read_json(path)
+    return f"{entry['model_name']} {entry['version']} ({path.stem})"

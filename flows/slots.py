@@ -1,0 +1,90 @@
+"""Who may use the machine now: an exclusive stage alone, the others side by side."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+SETTLE_SECONDS = 0.3
+"""How long a claim waits before it is served. When a stage ends, all that waited for it claims a
+slot within milliseconds and in any order: after this pause the order is dvc.yaml's."""
+
+
+class Stopped(Exception):  # noqa: N818 - a request, not a fault
+    """The flow is stopping: no further stage may start."""
+
+
+def num_cores() -> int:
+    """Return how many cores the flow may use: those it is allowed, or fewer by OMP_NUM_THREADS."""
+    allowed = len(os.sched_getaffinity(0))
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return min(allowed, int(limit)) if limit.isdigit() and int(limit) > 0 else allowed
+
+
+class Slots:
+    """A queue for the machine, ordered by the stages' place in the graph.
+
+    Only the first of the queue is served. So a stage that needs the whole machine gets it as
+    soon as those that run have ended: none that comes after it may slip in before. A graph is
+    finite, thus even the last stage is served. Nobody holds one slot while it waits for another:
+    no deadlock.
+    """
+
+    def __init__(
+        self, num_parallel: int, cores: int, *, settle_seconds: float = SETTLE_SECONDS
+    ) -> None:
+        self._num_parallel = num_parallel
+        self._cores = cores
+        self._settle_seconds = settle_seconds
+        self._condition = threading.Condition()
+        self._queue: list[int] = []
+        self._num_running = 0
+        self._is_exclusive_running = False
+        self._is_stopped = False
+
+    @contextmanager
+    def claim(self, place: int, *, is_exclusive: bool) -> Iterator[int]:
+        """Wait for a slot, hold it for the block, and yield the number of threads it is worth.
+
+        Args:
+            place: The stage's place in the graph; no two stages have the same.
+            is_exclusive: Whether the stage wants the whole machine.
+
+        Raises:
+            Stopped: the flow is stopping.
+        """
+        self._wait_for_turn(place, is_exclusive)
+        try:
+            yield self._cores if is_exclusive else max(1, self._cores // self._num_parallel)
+        finally:
+            with self._condition:
+                self._num_running -= 1
+                self._is_exclusive_running = False
+                self._condition.notify_all()
+
+    def stop(self) -> None:
+        """Turn away everyone who waits and everyone who comes later."""
+        with self._condition:
+            self._is_stopped = True
+            self._condition.notify_all()
+
+    def _wait_for_turn(self, place: int, is_exclusive: bool) -> None:
+        with self._condition:
+            self._queue.append(place)
+            try:
+                self._condition.wait_for(lambda: self._is_stopped, timeout=self._settle_seconds)
+                self._condition.wait_for(
+                    lambda: self._is_stopped or self._may_start(place, is_exclusive)
+                )
+                if self._is_stopped:
+                    raise Stopped
+                self._num_running += 1
+                self._is_exclusive_running = is_exclusive
+            finally:
+                self._queue.remove(place)
+                self._condition.notify_all()
+
+    def _may_start(self, place: int, is_exclusive: bool) -> bool:
+        if place != min(self._queue) or self._is_exclusive_running:
+            return False
+        return self._num_running == 0 if is_exclusive else self._num_running < self._num_parallel

@@ -1,0 +1,113 @@
+"""Both pages on loopback: Prefect's, with every flow run of this project, and MLflow's.
+
+    make ui      or      python -m flows.ui
+
+Ctrl-C stops both. While it is up, flows use its Prefect server instead of starting their own.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from flows import processes, server
+from flows.environment import project_root
+from stages.command import parser_for, run
+from stages.errors import DistilleryError
+from stages.files import SCRATCH
+
+STORE = Path("mlruns/mlflow.db")
+STOP_SECONDS = 10.0
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Start what is not running elsewhere, say where it is, and wait for Ctrl-C."""
+    root = project_root()
+    with ExitStack() as pages:
+        watched: list[tuple[str, processes.ProcessGroup]] = []
+        if url := os.environ.get("PREFECT_API_URL"):
+            print(f"Prefect: {url.removesuffix('/api')} (PREFECT_API_URL)")
+        else:
+            prefect = pages.enter_context(_prefect_page(root, arguments.prefect_port))
+            watched.append(("Prefect", prefect.group))
+            print(f"Prefect: {prefect.page}")
+        tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
+        if tracking.startswith("http"):
+            print(f"MLflow:  {tracking} (MLFLOW_TRACKING_URI)")
+        elif not (root / STORE).is_file():
+            print(f"MLflow:  no runs yet; {STORE} appears with the first: make demo")
+        else:
+            watched.append(
+                ("MLflow", pages.enter_context(_mlflow_page(root, arguments.mlflow_port)))
+            )
+            print(f"MLflow:  http://{server.HOST}:{arguments.mlflow_port} (up in half a minute)")
+        if not watched:
+            return
+        print("Ctrl-C stops what was started here.", flush=True)
+        try:
+            _watch(watched)
+        except KeyboardInterrupt:
+            print("\nStopping.")
+
+
+@contextmanager
+def _prefect_page(root: Path, port: int) -> Iterator[server.Server]:
+    _check_port("Prefect", port, "--prefect-port")
+    started = server.start_server(root, port)
+    try:
+        server.wait_until_up(started)
+        with server.advertised(started):
+            yield started
+    finally:
+        server.stop_server(started)
+
+
+@contextmanager
+def _mlflow_page(root: Path, port: int) -> Iterator[processes.ProcessGroup]:
+    _check_port("MLflow", port, "--mlflow-port")
+    command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1"]
+    address = ["--host", server.HOST, "--port", str(port)]
+    store = ["--backend-store-uri", f"sqlite:///{root / STORE}"]
+    artifacts = ["--default-artifact-root", (root / STORE.parent / "artifacts").as_uri()]
+    log = root / SCRATCH / "mlflow-ui.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        group = processes.start(
+            [*command, *address, *store, *artifacts],
+            cwd=root,
+            env=os.environ,
+            stdout=output,
+            grace_seconds=STOP_SECONDS,
+        )
+    try:
+        yield group
+    finally:
+        processes.stop(group, STOP_SECONDS)
+
+
+def _check_port(name: str, port: int, option: str) -> None:
+    if not server.is_port_free(port):
+        raise DistilleryError(
+            f"port {port} of {server.HOST} is taken, perhaps by another make ui: stop it, or give "
+            f"{name} another port: python -m flows.ui {option} {port + 1}"
+        )
+
+
+def _watch(watched: list[tuple[str, processes.ProcessGroup]]) -> None:
+    while True:
+        for name, group in watched:
+            if (code := group.command.poll()) is not None:
+                raise DistilleryError(
+                    f"{name} ended with exit code {code}; its log is in {SCRATCH}/"
+                )
+        time.sleep(0.5)
+
+
+if __name__ == "__main__":
+    parser = parser_for(__doc__)
+    parser.add_argument("--prefect-port", type=int, default=4200)
+    parser.add_argument("--mlflow-port", type=int, default=5000)
+    run(main, parser)

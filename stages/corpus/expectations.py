@@ -1,0 +1,159 @@
+r"""Judge the shards before anything is trained on them; bad data stops the graph here.
+
+By hand: python -m stages.corpus.expectations --shards data/shards \
+             --report reports/expectations.json --docs reports/data_docs
+Writes the report and, for people, Great Expectations' Data Docs (open index.html in a browser).
+
+numpy measures, one row per shard and one for the training split; Great Expectations judges these
+small tables. It knows no Arrow, and all the tokens would take it hours.
+"""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from stages import params
+from stages.command import log, parser_for, run
+from stages.corpus.judging import Bound, Verdict, judge
+from stages.corpus.statistics import Statistics, measure
+from stages.errors import DataError
+from stages.files import atomic_output, write_json
+
+
+def bounds_of(settings: params.Expectations, vocabulary_size: int) -> list[Bound]:
+    """Return everything that is expected of the shards, the training split and the held-out one."""
+    unknown = settings.max_unknown_fraction, "Many [UNK] mean the wrong tokenizer or language."
+    return [
+        Bound(
+            "ids_in_vocabulary",
+            "shards",
+            "largest_id",
+            vocabulary_size - 1,
+            "The model has no embedding for an id past its vocabulary.",
+        ),
+        Bound(
+            "rows_well_formed",
+            "shards",
+            "num_malformed",
+            0,
+            "A row is [CLS] ... [SEP] at full length; only a shard's last is padded.",
+        ),
+        Bound("unknown_in_each_shard", "shards", "unknown_fraction", *unknown),
+        Bound("unknown_in_train", "train", "unknown_fraction", *unknown),
+        Bound(
+            "enough_tokens",
+            "train",
+            "num_tokens",
+            settings.min_tokens,
+            "Too little text is learned by heart.",
+            is_minimum=True,
+        ),
+        Bound(
+            "enough_distinct_tokens",
+            "train",
+            "num_distinct_tokens",
+            settings.min_distinct_tokens,
+            "Tokens that never occur are never learned.",
+            is_minimum=True,
+        ),
+        Bound(
+            "no_dominant_token",
+            "train",
+            "top_token_fraction",
+            settings.max_top_token_fraction,
+            "A token that is everywhere comes from markup or boilerplate.",
+        ),
+        Bound(
+            "little_padding",
+            "train",
+            "padding_fraction",
+            settings.max_padding_fraction,
+            "Padding is work that teaches nothing.",
+        ),
+        Bound(
+            "few_duplicates",
+            "train",
+            "duplicate_fraction",
+            settings.max_duplicate_fraction,
+            "Repeated rows are learned by heart.",
+        ),
+        Bound(
+            "heldout_is_held_out",
+            "train",
+            "num_shared_sequences",
+            0,
+            "A held-out row that is trained on measures nothing.",
+        ),
+    ]
+
+
+def judge_shards(
+    statistics: Statistics, settings: params.Expectations, docs: Path
+) -> list[Verdict]:
+    """Judge what was measured, and replace the Data Docs."""
+    tables = {
+        "shards": [asdict(shard) for shard in statistics.shards],
+        "train": [asdict(statistics.train)],
+    }
+    bounds = [
+        bound
+        for bound in bounds_of(settings, statistics.vocabulary_size)
+        # A column that is None throughout was not measured: every shard is too small.
+        if any(row[bound.column] is not None for row in tables[bound.table])
+    ]
+    with atomic_output(docs) as folder:
+        folder.mkdir()
+        return judge(tables, bounds, folder)
+
+
+def report_of(statistics: Statistics, verdicts: list[Verdict]) -> dict[str, Any]:
+    """Return what reports/expectations.json holds."""
+    return {
+        "passed": all(verdict.passed for verdict in verdicts),
+        "checks": [verdict.as_json() for verdict in verdicts],
+        "statistics": {"num_shards": len(statistics.shards), **asdict(statistics.train)},
+    }
+
+
+def explain(verdicts: list[Verdict], statistics: Statistics, docs: Path) -> str:
+    """Say which expectations failed, by how much, and in which shard."""
+    lines = []
+    for verdict in verdicts:
+        bound = verdict.bound
+        if verdict.passed:
+            continue
+        where = ""
+        if bound.table == "shards":
+            worst = max(statistics.shards, key=lambda shard: getattr(shard, bound.column) or 0)
+            where = f" in {worst.file}"
+        lines.append(
+            f"  {bound.name}: {bound.column} is {verdict.observed:g}{where}, "
+            f"expected {bound}. {bound.meaning}"
+        )
+    return "\n".join(
+        [
+            f"the shards break {len(lines)} expectation(s), so nothing is trained on them:",
+            *lines,
+            f"Look at {docs / 'index.html'}. Mend the sources (corpus.sources, corpus.curate in "
+            "params.yaml), or change the bounds under corpus.expectations.",
+        ]
+    )
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Measure, judge, report; fail if the shards are not as expected."""
+    settings = params.load().corpus.expectations
+    statistics = measure(arguments.shards)
+    verdicts = judge_shards(statistics, settings, arguments.docs)
+    report = report_of(statistics, verdicts)
+    write_json(arguments.report, report)
+    if not report["passed"]:
+        raise DataError(explain(verdicts, statistics, arguments.docs))
+    log.info(
+        "the shards keep all %d expectations; see %s", len(verdicts), arguments.docs / "index.html"
+    )
+
+
+if __name__ == "__main__":
+    run(main, parser_for(__doc__, ["shards", "report", "docs"]))

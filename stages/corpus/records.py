@@ -1,0 +1,163 @@
+"""What passes between the corpus stages: documents, and a count of what was dropped and why.
+
+A documents file is Parquet with the columns id, source, title and text (docs/data-format.md).
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stages.errors import DataError
+from stages.files import atomic_output
+
+SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "source", "title", "text")])
+ROWS_PER_GROUP = 2_000
+MAX_EXAMPLES = 3
+EXCERPT_CHARACTERS = 160
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text of a source: paragraphs, separated by a blank line."""
+
+    id: str
+    """Unique over all sources."""
+    source: str
+    """The source's name in params.yaml."""
+    title: str
+    text: str
+
+
+@dataclass(slots=True)
+class Drops:
+    """How often something was dropped for which reason, with the first few excerpts of each."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, reason: str, text: str) -> None:
+        """Count one drop, and remember the text's beginning if it is among the first."""
+        self.counts[reason] += 1
+        examples = self.examples.setdefault(reason, [])
+        if len(examples) < MAX_EXAMPLES:
+            flat = " ".join(text.split())
+            excerpt = flat[:EXCERPT_CHARACTERS]
+            examples.append(excerpt if len(flat) <= len(excerpt) else excerpt + "...")
+
+    def __or__(self, other: "Drops") -> "Drops":
+        """Return both counts as one; the left side's excerpts come first."""
+        merged = Drops(self.counts + other.counts)
+        for reason in merged.counts:
+            both = self.examples.get(reason, []) + other.examples.get(reason, [])
+            merged.examples[reason] = both[:MAX_EXAMPLES]
+        return merged
+
+
+@dataclass(slots=True)
+class Tally:
+    """What reading or curating one source has counted; drops.json is this and `num_kept`."""
+
+    num_read: int = 0
+    """Documents looked at: each is kept, or dropped as a whole."""
+    documents: Drops = field(default_factory=Drops)
+    paragraphs: Drops = field(default_factory=Drops)
+    """Paragraphs that a document lost; the document may have stayed."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the counts in the form of drops.json."""
+        return {
+            "num_read": self.num_read,
+            "dropped": dict(self.documents.counts),
+            "examples": self.documents.examples,
+            "dropped_paragraphs": dict(self.paragraphs.counts),
+            "paragraph_examples": self.paragraphs.examples,
+        }
+
+    @classmethod
+    def from_json(cls, report: dict[str, Any]) -> "Tally":
+        """Return the counts that a drops.json holds."""
+        documents = Drops(Counter(report["dropped"]), report["examples"])
+        paragraphs = Drops(Counter(report["dropped_paragraphs"]), report["paragraph_examples"])
+        return cls(report["num_read"], documents, paragraphs)
+
+    def __or__(self, other: "Tally") -> "Tally":
+        """Return both tallies as one."""
+        return Tally(
+            self.num_read + other.num_read,
+            self.documents | other.documents,
+            self.paragraphs | other.paragraphs,
+        )
+
+
+class DocumentWriter:
+    """Appends documents to a Parquet file in groups of a fixed number of rows."""
+
+    def __init__(self, path: Path) -> None:
+        self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
+        self._rows: list[Document] = []
+        self.num_documents = 0
+        self.num_characters = 0
+
+    def write(self, document: Document) -> None:
+        """Append one document."""
+        self._rows.append(document)
+        self.num_documents += 1
+        self.num_characters += len(document.text)
+        if len(self._rows) == ROWS_PER_GROUP:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is left and the file's footer."""
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        columns = {name: [getattr(row, name) for row in self._rows] for name in SCHEMA.names}
+        if self._rows:
+            self._writer.write_table(pa.table(columns, schema=SCHEMA))
+        self._rows = []
+
+
+@contextmanager
+def document_writer(path: Path) -> Iterator[DocumentWriter]:
+    """Yield a writer; its file appears at `path` only if the block succeeds."""
+    with atomic_output(path) as target:
+        writer = DocumentWriter(target)
+        try:
+            yield writer
+        finally:
+            writer.close()
+
+
+def open_documents(path: Path) -> Any:
+    """Return a documents file as an open `pyarrow.parquet.ParquetFile`.
+
+    Raises:
+        DataError: the file is absent, damaged, or has other columns.
+    """
+    try:
+        file = pq.ParquetFile(path)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path} does not exist; run the stage that makes it (dvc repro)"
+        ) from error
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path} is not Parquet ({error}); delete it and run dvc repro") from error
+    if file.schema_arrow.names != SCHEMA.names:
+        raise DataError(f"{path} has columns {file.schema_arrow.names}, not {SCHEMA.names}")
+    return file
+
+
+def read_documents(path: Path) -> Iterator[Document]:
+    """Yield the documents of a file in its order, a few thousand in memory at a time."""
+    with open_documents(path) as file:
+        for batch in file.iter_batches(batch_size=ROWS_PER_GROUP):
+            columns = [batch.column(name).to_pylist() for name in SCHEMA.names]
+            for values in zip(*columns, strict=True):
+                yield Document(*values)

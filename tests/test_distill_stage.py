@@ -1,0 +1,189 @@
+"""The distill stage as a process: killed, stopped, on two processes, and used by a stranger."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages.corpus.shards import write_shard
+from stages.files import read_json, sha256_of, write_json
+from tests.tiny_pipeline import environment, make_project, settings, stage, write_params
+
+pytestmark = pytest.mark.slow
+
+ARGUMENTS = [
+    "--student", "distilbert", "--teacher", "../teacher", "--shards", "data/shards",
+    "--out", "models/students/distilbert", "--report", "reports/distilbert.json",
+    "--curve", "reports/distilbert.csv",
+]  # fmt: skip
+NUM_STEPS = 40
+
+
+def write_shards(folder: Path, vocabulary_size: int) -> None:
+    """Random rows [CLS] ... [SEP] as the shards stage would leave them."""
+    rng = np.random.default_rng(0)
+    splits = {}
+    for split, num in (("train", 96), ("heldout", 16)):
+        rows = rng.integers(5, vocabulary_size, size=(num, 32)).astype(np.uint16)
+        rows[:, 0], rows[:, -1] = 2, 3
+        path = folder / split / "shard-00000.arrow"
+        path.parent.mkdir(parents=True)
+        write_shard(path, rows)
+        shard = {"file": f"{split}/{path.name}", "sha256": sha256_of(path)}
+        splits[split] = {"num_sequences": num, "shards": [shard]}
+        if split == "train":
+            np.save(
+                folder / "token_counts.npy", np.bincount(rows.ravel(), minlength=vocabulary_size)
+            )
+    write_json(
+        folder / "manifest.json",
+        {
+            "format": 1,
+            "sequence_length": 32,
+            "vocabulary_size": vocabulary_size,
+            "special_ids": {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4},
+            "splits": splits,
+        },
+    )
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = make_project(tmp_path)
+    size = read_json(tmp_path / "teacher" / "config.json")["vocab_size"]
+    write_shards(folder / "data" / "shards", size)
+    configure(folder)
+    return folder
+
+
+def configure(project: Path, dropout: float = 0.1, processes: int = 1, **more: object) -> None:
+    teacher = project.parent / "teacher"
+    chosen = settings(teacher, sha256_of(teacher / "model.safetensors"))
+    chosen["distill"]["schedule"]["num_steps"] = NUM_STEPS
+    chosen["distill"]["dropout"] = dropout
+    chosen["launch"] |= {"num_processes": processes, "micro_batch_sequences": 8}
+    for dotted, value in more.items():
+        section, key = dotted.split("__")
+        chosen[section][key] = value
+    write_params(project, chosen)
+
+
+def distil(project: Path) -> str:
+    """Run the stage to its end and return the student's sha256."""
+    process = stage(project, "stages.distillation.distill", *ARGUMENTS)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return sha256_of(project / "models" / "students" / "distilbert" / "model.safetensors")
+
+
+def checkpoint_steps(project: Path) -> list[int]:
+    return sorted(int(p.name[5:]) for p in project.glob(".scratch/distill-*/step-*"))
+
+
+def start_and_wait_for(project: Path, step: int) -> subprocess.Popen[str]:
+    process = stage(project, "stages.distillation.distill", *ARGUMENTS)
+    deadline = time.monotonic() + 200
+    while not checkpoint_steps(project) or checkpoint_steps(project)[-1] < step:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "the trainer made no progress"
+        time.sleep(0.02)
+    return process
+
+
+def test_killed_at_random_steps_it_ends_with_the_identical_student(project: Path) -> None:
+    undisturbed = distil(project)
+    (project / "models" / "students" / "distilbert" / "model.safetensors").unlink()
+    for step in sorted(random.Random(5).sample(range(1, NUM_STEPS - 5), 3)):
+        process = start_and_wait_for(project, step)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert distil(project) == undisturbed
+    assert read_json(project / "reports" / "distilbert.json")["num_steps"] == NUM_STEPS
+    assert not list(project.glob(".scratch/distill-*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_it_checkpoints_and_says_so(project: Path, number: signal.Signals) -> None:
+    process = start_and_wait_for(project, 3)
+    os.killpg(process.pid, number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output
+    stopped = int(re.search(r"stopped after step (\d+) of 40", output)[1])
+    assert checkpoint_steps(project)[-1] == stopped
+    assert not (project / "models" / "students" / "distilbert").exists()
+
+
+def test_two_processes_train_the_same_student_as_one(project: Path) -> None:
+    def losses(processes: int) -> np.ndarray:
+        configure(project, dropout=0.0, processes=processes)
+        distil(project)
+        curve = (project / "reports" / "distilbert.csv").read_text().splitlines()
+        assert curve[0] == "step,loss,ce,mlm,cos,learning_rate"
+        return np.array([[float(x) for x in line.split(",")] for line in curve[1:]])
+
+    alone, together = losses(1), losses(2)
+    assert len(alone) == NUM_STEPS
+    np.testing.assert_allclose(together, alone, rtol=2e-3)
+
+
+def test_student_is_a_stock_model_for_someone_without_this_code(project: Path) -> None:
+    distil(project)
+    program = (
+        "import sys; from transformers import AutoModelForMaskedLM as A, AutoTokenizer as T\n"
+        "m = A.from_pretrained('models/students/distilbert')\n"
+        "t = T.from_pretrained('models/students/distilbert')\n"
+        "y = m(**t('the value of a tensor', return_tensors='pt')).logits\n"
+        "assert not [n for n in sys.modules if n.split('.')[0] == 'stages']\n"
+        "print(type(m).__name__, y.isfinite().all().item())"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-I", "-c", program],
+        cwd=project,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout.split() == ["DistilBertForMaskedLM", "True"]
+
+
+def failing(project: Path) -> tuple[int, str]:
+    process = stage(project, "stages.distillation.distill", *ARGUMENTS)
+    output, _ = process.communicate(timeout=120)
+    assert "Traceback" not in output
+    assert not (project / "models" / "students" / "distilbert").exists()
+    return process.returncode, output
+
+
+def test_damaged_shard_is_refused_before_training(project: Path) -> None:
+    shard = project / "data" / "shards" / "train" / "shard-00000.arrow"
+    content = bytearray(shard.read_bytes())
+    content[-40] ^= 1
+    shard.write_bytes(content)
+    code, output = failing(project)
+    assert code == 1
+    assert "train/shard-00000.arrow is damaged: its sha256 is" in output
+
+
+def test_shards_of_another_vocabulary_are_refused(project: Path) -> None:
+    manifest = read_json(project / "data" / "shards" / "manifest.json")
+    manifest["vocabulary_size"] += 1
+    write_json(project / "data" / "shards" / "manifest.json", manifest)
+    code, output = failing(project)
+    assert code == 2
+    assert "the shards were made with a vocabulary of" in output
+
+
+def test_output_folder_that_cannot_be_written_is_named(project: Path) -> None:
+    (project / "models").mkdir()
+    (project / "models" / "students").write_text("a file where a folder should be")
+    code, output = failing(project)
+    assert code == 1
+    assert "models/students" in output

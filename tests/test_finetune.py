@@ -1,0 +1,141 @@
+"""Fine-tuning learns what can be learnt, pads no more than it must, and repeats itself exactly."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from stages import params
+from stages.errors import DataError
+from stages.evaluation.examples import ShuffledBatches, read_examples
+from stages.evaluation.finetune import finetune, spread
+from tests.conftest import ROOT
+from tests.tiny_models import ALONE
+from tests.tiny_pipeline import save_teacher
+
+
+def write_task(folder: Path, *, regression: bool = False, pair: bool = False) -> Path:
+    """Label 1 when the sentence says `tensor`; or a number, how often it does."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for split, num in (("train", 160), ("validation", 40)):
+        counts = rng.integers(0, 2, size=num)
+        texts = [
+            " ".join(
+                rng.permutation(["tensor"] * c + ["the", "value", "of", "a"] * rng.integers(1, 4))
+            )
+            for c in counts
+        ]
+        kind = pa.float64() if regression else pa.int64()
+        table = {
+            "text_a": texts,
+            "text_b": pa.array(["a list"] * num if pair else [None] * num, pa.string()),
+            "label": pa.array(counts, kind),
+        }
+        pq.write_table(pa.table(table), folder / f"{split}.parquet")
+    task = {
+        "name": "stsb" if regression else "acceptability",
+        "title": "Tensors",
+        "kind": "regression" if regression else "classification",
+        "labels": None if regression else ["without", "with"],
+        "metrics": ["pearson", "spearman"] if regression else ["mcc"],
+        "is_glue": False,
+        "validation_splits": ["validation"],
+    }
+    (folder / "task.json").write_text(json.dumps(task))
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    save_teacher(tmp_path / "teacher")
+    return tmp_path / "teacher"
+
+
+def settings(**changes: object) -> params.Params:
+    chosen = params.load(ROOT / "profiles" / "offline.yaml")
+    tuning = chosen.evaluation.finetune.model_copy(
+        update={"num_epochs": 10, "learning_rate": 1e-3, "dropout": 0.0, "batch_examples": 16}
+        | changes
+    )
+    evaluation = chosen.evaluation.model_copy(update={"finetune": tuning, "seeds": [1, 2]})
+    return chosen.model_copy(update={"evaluation": evaluation})
+
+
+@pytest.mark.parametrize("regression", [False, True])
+@pytest.mark.parametrize("pair", [False, True])
+def test_learnable_task_is_learnt_with_every_seed(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, regression: bool, pair: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    task = write_task(tmp_path / "task", regression=regression, pair=pair)
+    report = finetune(model, task, settings(), ALONE, tmp_path / "report.json")
+    assert len(report["score"]["values"]) == 2
+    assert report["score"]["min"] > 80
+    assert report == json.loads((tmp_path / "report.json").read_text())
+    assert not list((tmp_path / ".scratch").iterdir())
+
+
+def test_same_seed_gives_the_same_score(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    task = write_task(tmp_path / "task")
+    short = settings(num_epochs=1)
+    reports = [finetune(model, task, short, ALONE, tmp_path / "r.json") for _ in range(2)]
+    assert reports[0]["metrics"] == reports[1]["metrics"]
+
+
+def test_finished_seeds_are_kept_when_the_stage_is_killed(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    task = write_task(tmp_path / "task")
+    unwritable = tmp_path / "file"
+    unwritable.write_text("")
+    # Everything is computed, then the report cannot be written: the folder is a file.
+    with pytest.raises(OSError, match=r"file"):
+        finetune(model, task, settings(num_epochs=1), ALONE, unwritable / "report.json")
+    (workspace,) = (tmp_path / ".scratch").iterdir()
+    marked = {"metrics": {"mcc": 0.123}, "seconds": 1.0}
+    (workspace / "seed-1.json").write_text(json.dumps(marked))
+    report = finetune(model, task, settings(num_epochs=1), ALONE, tmp_path / "report.json")
+    assert report["metrics"]["mcc"]["values"][0] == 0.123
+
+
+def test_batches_hold_every_example_once_an_epoch_and_neighbours_in_length(
+    model: Path, tmp_path: Path
+) -> None:
+    task = write_task(tmp_path / "task")
+    examples = read_examples(task, "train", model / "tokenizer.json", 32, None)
+    source = ShuffledBatches(examples, 16, seed=1)
+    epoch = [source(step) for step in range(source.per_epoch)]
+    assert sum(len(batch["labels"]) for batch in epoch) == 160
+    tokens = sum(int(batch["attention_mask"].sum()) for batch in epoch)
+    assert tokens == sum(len(ids) for ids in examples.ids)
+    assert tokens / sum(batch["input_ids"].numel() for batch in epoch) > 0.9
+    assert not np.array_equal(source(0)["input_ids"], source(source.per_epoch)["input_ids"])
+
+
+def test_texts_are_cut_and_examples_limited(model: Path, tmp_path: Path) -> None:
+    task = write_task(tmp_path / "task", pair=True)
+    examples = read_examples(task, "train", model / "tokenizer.json", 8, 10)
+    assert len(examples) == 10
+    assert max(len(ids) for ids in examples.ids) == 8
+    assert all(sum(types) > 0 for types in examples.types)
+
+
+def test_missing_examples_are_named(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"nothing/train.parquet does not exist; run dvc repro tasks@"
+    ):
+        read_examples(tmp_path / "nothing", "train", model / "tokenizer.json", 8, None)
+
+
+def test_spread_is_median_mean_and_range() -> None:
+    assert spread([3.0, 1.0, 8.0]) == {
+        "median": 3.0, "mean": 4.0, "min": 1.0, "max": 8.0, "values": [3.0, 1.0, 8.0],
+    }  # fmt: skip

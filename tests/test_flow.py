@@ -1,0 +1,314 @@
+"""The flow on a small real DVC project, with a real Prefect server: it and `dvc repro` agree."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from toy_project import make_project
+
+from flows import server
+
+ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.slow
+
+# Every stage says in ran.log that it ran. train asks for the whole machine, score@a and score@b run
+# side by side, aside depends on nothing the others make.
+DVC_YAML = """
+stages:
+  source:
+    cmd: echo source >> ran.log; cp seed.txt source.txt
+    deps: [seed.txt]
+    outs: [source.txt]
+  train:
+    cmd: echo train >> ran.log; cat source.txt source.txt > model.txt
+    deps: [source.txt]
+    outs: [model.txt]
+    meta: {exclusive: true}
+  score:
+    foreach: [a, b]
+    do:
+      cmd: >-
+        echo score@${item} >> ran.log;
+        sh rule-${item}.sh && (cat model.txt; echo ${item}) > score-${item}.txt
+      deps:
+      - model.txt
+      - rule-${item}.sh
+      outs:
+      - score-${item}.txt
+  report:
+    cmd: echo report >> ran.log; cat score-a.txt score-b.txt > report.txt
+    deps: [score-a.txt, score-b.txt]
+    outs: [report.txt]
+  aside:
+    cmd: echo aside >> ran.log; echo aside > aside.txt
+    deps: [seed.txt]
+    outs: [aside.txt]
+"""
+STAGES = {"source", "train", "score@a", "score@b", "report", "aside"}
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The API address of a server that the tests of this file share."""
+    root = tmp_path_factory.mktemp("server")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(root / ".prefect"))
+        patch.setenv("PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS", "2")
+        started = server.start_server(root, server.free_port())
+    try:
+        server.wait_until_up(started)
+        yield started.api_url
+    finally:
+        server.stop_server(started)
+
+
+@pytest.fixture(scope="module")
+def first_run(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A project, and its first flow run: with no server configured."""
+    root = make_project(tmp_path_factory.mktemp("project"), DVC_YAML)
+    for name in ("a", "b"):
+        (root / f"rule-{name}.sh").write_text("true\n", encoding="utf-8")
+    return root, run_flow(root)
+
+
+@pytest.fixture
+def built(first_run: tuple[Path, object], tmp_path: Path) -> Path:
+    """A copy of the project, up to date."""
+    root = tmp_path / "project"
+    shutil.copytree(first_run[0], root, ignore=shutil.ignore_patterns(".prefect", "ran.log"))
+    return root
+
+
+def environment(root: Path, api_url: str | None = None) -> dict[str, str]:
+    known = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
+    known |= {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(root / ".prefect"), "PWD": str(root)}
+    return known | ({"PREFECT_API_URL": api_url} if api_url else {})
+
+
+def run_flow(
+    root: Path, api_url: str | None = None, *options: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "flows.distillation", *options],
+        cwd=root,
+        env=environment(root, api_url),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def dvc(root: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "dvc", *arguments]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+
+
+def ran(root: Path) -> set[str]:
+    log = root / "ran.log"
+    lines = log.read_text(encoding="utf-8").split() if log.exists() else []
+    assert len(lines) == len(set(lines)), "a stage ran twice"
+    return set(lines)
+
+
+def ask(api_url: str, path: str, body: dict[str, Any] | None, method: str = "POST") -> Any:
+    request = urllib.request.Request(
+        f"{api_url}/{path}",
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+        method=method,
+    )
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        text = reply.read()
+    return json.loads(text) if text else None
+
+
+def wait_until(what: Any, seconds: float) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.3)
+    return found
+
+
+def latest_tasks(api_url: str) -> dict[str, str]:
+    """Return the state of each task of the latest flow run."""
+    newest = {"limit": 1, "sort": "START_TIME_DESC"}
+    run_id = ask(api_url, "flow_runs/filter", newest)[0]["id"]
+    tasks = ask(api_url, "task_runs/filter", {"flow_runs": {"id": {"any_": [run_id]}}})
+    return {task["name"].split("-")[0]: task["state"]["name"] for task in tasks}
+
+
+# ------------------------------------------------------------------------------------- agreement
+
+
+def test_with_no_server_configured_every_stage_runs_and_is_recorded(
+    first_run: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    root, done = first_run
+    assert done.returncode == 0, done.stderr
+    assert json.loads(dvc(root, "status", "--json")) == {}
+    assert ran(root) == STAGES
+    with sqlite3.connect(root / ".prefect" / "prefect.db") as database:
+        tasks = dict(database.execute("SELECT name, state_type FROM task_run").fetchall())
+    assert tasks == dict.fromkeys(STAGES, "COMPLETED")
+    assert not [p for p in psutil.process_iter() if str(root) in _folder(p)]
+
+
+def test_a_second_run_starts_no_stage(built: Path, prefect: str) -> None:
+    done = run_flow(built, prefect)
+    assert done.returncode == 0, done.stderr
+    assert ran(built) == set()
+    assert latest_tasks(prefect) == dict.fromkeys(STAGES, "Cached")
+
+
+def test_after_changes_the_flow_runs_what_dvc_repro_runs(
+    built: Path, prefect: str, tmp_path: Path
+) -> None:
+    # An input changed, and an output is lost, with the cached copy that could bring it back.
+    (built / "rule-b.sh").write_text("echo b\n", encoding="utf-8")
+    lost = built / "score-a.txt"
+    digest = hashlib.md5(lost.read_bytes()).hexdigest()
+    lost.unlink()
+    (built / ".dvc" / "cache" / "files" / "md5" / digest[:2] / digest[2:]).unlink()
+    twin = tmp_path / "twin"
+    shutil.copytree(built, twin)
+    dvc(twin, "repro")
+    done = run_flow(built, prefect)
+    assert done.returncode == 0, done.stderr
+    assert ran(built) == ran(twin) == {"score@a", "score@b"}
+    assert (built / "dvc.lock").read_bytes() == (twin / "dvc.lock").read_bytes()
+    # report only looked: both scores came out as they were.
+    assert latest_tasks(prefect)["report"] == "Cached"
+
+
+def test_a_target_brings_only_what_it_needs(built: Path, prefect: str) -> None:
+    (built / "seed.txt").write_text("another\n", encoding="utf-8")
+    done = run_flow(built, prefect, "--target", "train")
+    assert done.returncode == 0, done.stderr
+    assert ran(built) == {"source", "train"}
+
+
+# --------------------------------------------------------------------------------------- failures
+
+
+def test_a_failing_stage_fails_the_flow_and_the_others_end(built: Path, prefect: str) -> None:
+    (built / "rule-a.sh").write_text("echo the rule says no; exit 4\n", encoding="utf-8")
+    (built / "rule-b.sh").write_text("sleep 1\n", encoding="utf-8")
+    done = run_flow(built, prefect)
+    assert done.returncode == 1
+    said = done.stderr[done.stderr.rindex("the flow ended as Failed") :]
+    assert "Stage score@a failed with exit code 4" in said
+    assert "the rule says no" in said
+    assert "Not run: report" in said
+    assert ran(built) == {"score@a", "score@b"}
+    tasks = latest_tasks(prefect)
+    assert (tasks["score@a"], tasks["score@b"], tasks["report"]) == (
+        "Failed",
+        "Completed",
+        "NotReady",
+    )
+
+
+def test_the_flow_waits_for_another_dvc_that_is_at_work(built: Path, prefect: str) -> None:
+    (built / "rule-a.sh").write_text("echo x > begun; sleep 12\n", encoding="utf-8")
+    command = [sys.executable, "-m", "dvc", "repro", "--single-item", "score@a"]
+    with subprocess.Popen(command, cwd=built) as other:
+        wait_until((built / "begun").exists, 60)
+        done = run_flow(built, prefect)
+        assert other.wait() == 0
+    assert done.returncode == 0, done.stderr
+    assert "another DVC process is at work here" in done.stderr
+    assert ran(built) == {"score@a"}
+    assert latest_tasks(prefect)["score@a"] == "Cached"
+
+
+def test_a_wrong_target_is_told_with_the_right_ones(built: Path, prefect: str) -> None:
+    done = run_flow(built, prefect, "--target", "trian")
+    assert done.returncode == 1
+    assert "no stage 'trian'; it has: source, train, score, report, aside" in done.stderr
+
+
+def test_ctrl_c_stops_the_stage_that_runs_and_leaves_nothing(built: Path, prefect: str) -> None:
+    (built / "rule-a.sh").write_text("echo $$ > pid; sleep 300\n", encoding="utf-8")
+    flow = subprocess.Popen(
+        [sys.executable, "-m", "flows.distillation"],
+        cwd=built,
+        env=environment(built, prefect),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    pid = wait_until(lambda: (built / "pid").exists() and (built / "pid").read_text().strip(), 60)
+    flow.send_signal(signal.SIGINT)
+    assert flow.wait(60) != 0
+    assert not psutil.pid_exists(int(pid))
+    assert latest_tasks(prefect)["score@a"] != "Completed"
+
+
+# ------------------------------------------------------------------------------------ deployments
+
+
+def test_deployments_load_are_scheduled_and_run(built: Path, prefect: str) -> None:
+    for name in ("flows", "stages", "prefect.yaml"):
+        (built / name).symlink_to(ROOT / name)
+    env = environment(built, prefect) | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
+    command = [sys.executable, "-m", "prefect", "--no-prompt"]
+    ask(prefect, "work_pools/", {"name": "local", "type": "process"})
+    subprocess.run([*command, "deploy", "--all"], cwd=built, env=env, check=True)
+    deployments = {d["entrypoint"]: d for d in ask(prefect, "deployments/filter", {})}
+    assert set(deployments) == {
+        "flows/distillation.py:distillation",
+        "flows/promotion.py:promote",
+        "flows/promotion.py:rollback",
+    }
+    nightly = deployments["flows/distillation.py:distillation"]
+    (schedule,) = nightly["schedules"]
+    assert not schedule["active"]
+
+    # A library too new for Prefect keeps schedules from firing without a word (requirements.in).
+    path = f"deployments/{nightly['id']}"
+    ask(prefect, f"{path}/schedules/{schedule['id']}", {"active": True}, "PATCH")
+    scheduled = {
+        "deployments": {"id": {"any_": [nightly["id"]]}},
+        "flow_runs": {"state": {"name": {"any_": ["Scheduled"]}}},
+    }
+    wait_until(lambda: ask(prefect, "flow_runs/filter", scheduled), 30)
+    ask(prefect, f"{path}/schedules/{schedule['id']}", {"active": False}, "PATCH")
+
+    worker = subprocess.Popen([*command, "worker", "start", "--pool", "local"], cwd=built, env=env)
+    try:
+        run_id = ask(prefect, f"{path}/create_flow_run", {})["id"]
+
+        def final_state() -> dict[str, Any] | None:
+            state = ask(prefect, f"flow_runs/{run_id}", None, "GET")["state"]
+            final = state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+            return state if final else None
+
+        state = wait_until(final_state, 120)
+        assert (state["type"], state["message"]) == (
+            "COMPLETED",
+            "0 stages ran, 6 were up to date.",
+        )
+    finally:
+        worker.send_signal(signal.SIGINT)
+        worker.wait(30)
+
+
+def _folder(process: psutil.Process) -> str:
+    try:
+        return process.cwd()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return ""

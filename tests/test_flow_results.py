@@ -1,0 +1,156 @@
+"""What the end of a run shows: tables for people, from the reports alone."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import demo
+from flows.results import as_markdown, as_text, read_results, verdict_lines
+from stages.files import write_json
+
+SPREAD = {"median": 80.0, "min": 78.5, "max": 81.0}
+
+
+def model(**values: Any) -> dict[str, Any]:
+    return {
+        "num_parameters": 22_700_000,
+        "weights_megabytes": 90.9,
+        "speedup": 1.0,
+        "tasks": {"cola": SPREAD},
+        "average": {"mean_of_tasks": 80.0},
+        "retention": 100.0,
+        "heldout_kl": None,
+        **values,
+    }
+
+
+@pytest.fixture
+def reports(tmp_path: Path) -> Path:
+    summary = {
+        "profile": "offline",
+        "baseline": "mlm_only",
+        "tasks": [{"name": "cola", "title": "Acceptability", "is_glue": False}],
+        "average_convention": "mean_of_tasks",
+        "gate": {"small": False},
+        "models": {
+            "mlm_only": model(speedup=1.84, retention=None, heldout_kl=2.5),
+            "small": model(num_parameters=17_300_000, speedup=1.86, heldout_kl=0.8125),
+            "teacher": model(),
+        },
+    }
+    check = {"rule": "at least", "meaning": ""}
+    gate = {
+        "student": "small",
+        "passed": False,
+        "checks": [
+            {**check, "name": "speedup", "value": 1.86, "threshold": 1.2, "passed": True},
+            {**check, "name": "retention", "value": 0.88, "threshold": 0.9, "passed": False},
+        ],
+    }
+    write_json(tmp_path / "reports" / "summary.json", summary)
+    write_json(tmp_path / "reports" / "gate" / "small.json", gate)
+    write_json(
+        tmp_path / "reports" / "registry" / "small.json", {"model_name": "student", "version": 3}
+    )
+    return tmp_path
+
+
+def test_without_reports_there_are_no_results(tmp_path: Path) -> None:
+    assert read_results(tmp_path) is None
+
+
+def test_the_teacher_comes_first_and_the_baseline_last_and_marked(reports: Path) -> None:
+    results = read_results(reports)
+    assert results is not None
+    assert [row[0] for row in results.rows] == ["teacher", "small", "mlm_only (baseline)"]
+
+
+def test_a_row_says_each_number_with_its_unit_and_a_missing_one_as_a_dash(reports: Path) -> None:
+    results = read_results(reports)
+    assert results is not None
+    assert results.rows[2] == (
+        "mlm_only (baseline)",
+        "22.7 M",
+        "91",
+        "1.84x",
+        "80.0 (78.5-81.0)",
+        "80.0",
+        "-",
+        "2.500",
+    )
+
+
+def test_tasks_made_from_the_corpus_are_never_called_glue(reports: Path) -> None:
+    results = read_results(reports)
+    assert results is not None
+    assert "The tasks are made from the corpus; they are not GLUE." in results.notes
+
+
+def test_the_verdict_names_each_check_that_failed(reports: Path) -> None:
+    results = read_results(reports)
+    assert results is not None
+    assert verdict_lines(results.verdicts) == [
+        "small does not pass the gate: 1 of 2",
+        "  fails retention: 0.88 against 0.9",
+    ]
+
+
+def test_tables_line_up() -> None:
+    header, rows = ("model", "score"), [("a", "9.5"), ("long name", "10.0")]
+    assert as_text(header, rows).splitlines() == [
+        "model      score",
+        "----------------",
+        "a            9.5",
+        "long name   10.0",
+    ]
+    assert as_markdown(header, rows).splitlines()[:2] == ["| model | score |", "| --- | ---: |"]
+
+
+def test_a_table_too_wide_for_the_terminal_is_turned(reports: Path) -> None:
+    results = read_results(reports)
+    assert results is not None
+    wide = demo.closing_words(reports, results, {}, width=200)
+    narrow = demo.closing_words(reports, results, {}, width=60)
+    assert any(
+        line.startswith("model") and "parameters" in line
+        for table in wide[3:4]
+        for line in table.splitlines()
+    )
+    assert narrow[3].splitlines()[0].split() == [
+        "model",
+        "teacher",
+        "small",
+        "mlm_only",
+        "(baseline)",
+    ]
+
+
+def test_the_demo_says_who_serves_and_what_could_instead(reports: Path) -> None:
+    results = read_results(reports)
+    assert results is not None
+    first = {"model": "student", "version": 1, "student": "small"}
+    words = demo.closing_words(
+        reports, results, {"champion": first, "challenger": {**first, "version": 2}}, width=200
+    )
+    assert "Champion: student version 1 (small)" in words
+    assert any(line.startswith("Challenger: student version 2 (small); make it") for line in words)
+    assert any(str(reports / "reports" / "report.html") in line for line in words)
+
+
+def test_a_demo_with_nothing_to_do_starts_nothing_and_shows_the_results(
+    reports: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    champion = {"champion": {"model": "student", "version": 3, "student": "small"}}
+    monkeypatch.chdir(reports)
+    (reports / "dvc.yaml").write_text("stages: {}\n", encoding="utf-8")
+    profile = Path(__file__).resolve().parent.parent / "profiles" / "offline.yaml"
+    (reports / "params.yaml").write_text(profile.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(demo, "read_graph", lambda: demo_graph)
+    monkeypatch.setattr(demo, "read_changed", dict)
+    monkeypatch.setattr(demo, "_aliases", lambda _root: champion)
+    from flows.graph import ordered
+
+    demo_graph = ordered({"report": []})
+    demo.main(demo.argparse.Namespace())
+    assert "Champion: student version 3 (small)" in capsys.readouterr().out

@@ -1,0 +1,51 @@
+"""How the end of a stage becomes the state of its task, and which states are tried again."""
+
+from typing import Any
+
+import pytest
+from prefect.client.schemas import State
+from prefect.states import Failed
+
+from flows.distillation import is_worth_a_retry, state_of
+from flows.graph import DvcBusy
+from flows.stage_process import Outcome, StageResult
+
+
+def ended(outcome: Outcome, code: int = 255, *, was_cancelled: bool = False) -> State[Any]:
+    result = StageResult(outcome, code, ("rows: 3", "the last line"))
+    return state_of("distill@small", result, was_cancelled=was_cancelled)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "name"),
+    [
+        ("ran", "Completed"),
+        ("unchanged", "Cached"),
+        ("restored", "Cached"),
+        ("failed", "Failed"),
+        ("interrupted", "Failed"),
+        ("stopped", "TimedOut"),
+    ],
+)
+def test_each_outcome_has_its_state(outcome: Outcome, name: str) -> None:
+    assert ended(outcome).name == name
+
+
+def test_a_stage_stopped_with_the_flow_is_cancelled() -> None:
+    assert ended("stopped", was_cancelled=True).name == "Cancelled"
+
+
+def test_a_failure_says_the_code_the_last_lines_and_how_to_run_it_alone() -> None:
+    message = ended("failed", 3).message or ""
+    assert "Stage distill@small failed with exit code 3" in message
+    assert "rows: 3\nthe last line" in message
+    assert "dvc repro --single-item distill@small" in message
+
+
+def test_only_a_busy_dvc_is_worth_a_retry() -> None:
+    with pytest.raises(DvcBusy) as caught:
+        ended("busy")
+    any_task: Any = None
+    assert is_worth_a_retry(any_task, any_task, Failed(data=caught.value))
+    assert not is_worth_a_retry(any_task, any_task, ended("failed", 3))
+    assert not is_worth_a_retry(any_task, any_task, Failed(data=RuntimeError("a bug")))

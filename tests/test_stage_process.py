@@ -1,0 +1,229 @@
+"""A stage as a process: what it says, how it ends, and that nothing of it is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from toy_project import make_project
+
+from flows import processes
+from flows.processes import ProcessGroup
+from flows.stage_process import StageResult, run_stage
+
+ROOT = Path(__file__).resolve().parent.parent
+
+DVC_YAML = "stages: {it: {cmd: python it.py, deps: [it.py], outs: [out.txt]}}"
+STUBBORN = "import signal, time\nfor s in (2, 15): signal.signal(s, signal.SIG_IGN)\n"
+
+
+def run(root: Path, target: str = "it", **settings: object) -> tuple[StageResult, list[str]]:
+    lines: list[str] = []
+    options: dict[str, object] = {"stop": threading.Event(), "num_threads": 1, **settings}
+    result = run_stage(target, root=root, log_line=lines.append, **options)  # type: ignore[arg-type]
+    return result, lines
+
+
+def project(tmp_path: Path, script: str) -> Path:
+    """Return a project whose one stage runs a Python script."""
+    root = make_project(tmp_path, DVC_YAML)
+    (root / "it.py").write_text(script, encoding="utf-8")
+    return root
+
+
+def start(command: list[str], tmp_path: Path) -> ProcessGroup:
+    return processes.start(
+        command, cwd=tmp_path, env=os.environ, stdout=subprocess.DEVNULL, grace_seconds=0.3
+    )
+
+
+def wait_for(path: Path, seconds: float = 20) -> str:
+    deadline = time.monotonic() + seconds
+    while not (path.is_file() and path.read_text(encoding="utf-8")):
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.05)
+    return path.read_text(encoding="utf-8")
+
+
+def is_gone(pid: int, seconds: float = 10) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+# ------------------------------------------------------------------------------- how a stage ends
+
+
+def test_a_stage_runs_and_its_output_arrives_line_by_line(tmp_path: Path) -> None:
+    root = project(
+        tmp_path, "print('one'); print('two \\u00e9'); open('out.txt', 'w').write('done')"
+    )
+    result, lines = run(root)
+    assert (result.outcome, result.exit_code) == ("ran", 0)
+    assert lines.index("one") + 1 == lines.index("two \u00e9")
+    assert (root / "out.txt").read_text() == "done"
+    assert run(root)[0].outcome == "unchanged"
+    (root / "out.txt").unlink()
+    assert run(root)[0].outcome == "restored"
+
+
+def test_the_stage_runs_under_our_interpreter_and_with_its_share_of_threads(
+    tmp_path: Path,
+) -> None:
+    script = (
+        "import os, sys; open('out.txt', 'w').write(sys.prefix + os.environ['OMP_NUM_THREADS'])"
+    )
+    root = project(tmp_path, script)
+    run(root, num_threads=3)
+    assert (root / "out.txt").read_text() == f"{sys.prefix}3"
+
+
+def test_a_failure_carries_the_stages_exit_code_and_its_last_words(
+    tmp_path: Path,
+) -> None:
+    result, _ = run(project(tmp_path, "import sys; print('bad rows: 7'); sys.exit(3)"))
+    assert (result.outcome, result.exit_code) == ("failed", 3)
+    assert "bad rows: 7" in result.last_lines
+
+
+def test_exit_code_75_means_interrupted(tmp_path: Path) -> None:
+    result, _ = run(project(tmp_path, "import sys; sys.exit(75)"))
+    assert (result.outcome, result.exit_code) == ("interrupted", 75)
+
+
+@pytest.mark.slow
+def test_a_stage_that_another_dvc_runs_is_busy_not_failed(tmp_path: Path) -> None:
+    root = project(
+        tmp_path,
+        "import time\nopen('begun', 'w').write('x')\ntime.sleep(6)\n"
+        "open('out.txt', 'w').write('1')",
+    )
+    first: list[StageResult] = []
+    other = threading.Thread(target=lambda: first.append(run(root)[0]))
+    other.start()
+    wait_for(root / "begun")
+    assert run(root)[0].outcome == "busy"
+    other.join()
+    assert first[0].outcome == "ran"
+
+
+def test_a_progress_bar_is_thinned_out(tmp_path: Path) -> None:
+    bar = "for i in range(500): print(f'\\rstep {i}', end='', flush=True)\nprint()\n"
+    _, lines = run(project(tmp_path, bar + "open('out.txt', 'w').write('1')"))
+    # Only the last state of the bar, which a line feed ends.
+    assert [line for line in lines if "step" in line] == ["step 499"]
+
+
+# ------------------------------------------------------------------------------ how it is stopped
+
+
+def test_a_stop_lets_the_stage_write_its_checkpoint(tmp_path: Path) -> None:
+    script = """
+import signal, sys, time
+def checkpoint(*_):
+    time.sleep(0.5)
+    open("checkpoint", "w").write("step 7")
+    sys.exit(75)
+signal.signal(signal.SIGINT, checkpoint)
+open("begun", "w").write("x")
+time.sleep(60)
+"""
+    root = project(tmp_path, script)
+    stop = threading.Event()
+    threading.Thread(target=lambda: (wait_for(root / "begun"), stop.set())).start()
+    started = time.monotonic()
+    result, _ = run(root, stop=stop)
+    assert (result.outcome, result.exit_code) == ("stopped", 75)
+    assert (root / "checkpoint").read_text() == "step 7"
+    assert time.monotonic() - started < 30
+
+
+def test_a_stage_that_ignores_every_request_is_killed_and_not_orphaned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "TERM_SECONDS", 0.5)
+    script = STUBBORN + "import os; open('pid', 'w').write(str(os.getpid())); time.sleep(300)"
+    root = project(tmp_path, script)
+    stop = threading.Event()
+    threading.Thread(target=lambda: (wait_for(root / "pid"), stop.set())).start()
+    result, _ = run(root, stop=stop, grace_seconds=0.5)
+    assert result.outcome == "stopped"
+    assert is_gone(int((root / "pid").read_text()))
+
+
+def test_a_time_limit_stops_the_stage_and_says_so(tmp_path: Path) -> None:
+    root = project(tmp_path, "import time; time.sleep(300)")
+    result, lines = run(root, timeout_seconds=3.0, grace_seconds=5.0)
+    assert result.outcome == "stopped"
+    assert "stopped after 3 s, its time limit" in lines
+
+
+def test_an_exception_while_the_stage_runs_stops_it(tmp_path: Path) -> None:
+    root = project(
+        tmp_path,
+        "import os, time\nopen('pid', 'w').write(str(os.getpid()))\nprint('x')\ntime.sleep(300)",
+    )
+
+    def break_at_x(line: str) -> None:
+        if line == "x":
+            raise RuntimeError("the logger broke")
+
+    with pytest.raises(RuntimeError, match="the logger broke"):
+        run_stage("it", root=root, num_threads=1, stop=threading.Event(), log_line=break_at_x)
+    assert is_gone(int((root / "pid").read_text()))
+
+
+def test_a_descendant_in_a_session_of_its_own_is_killed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # torchrun starts its workers like this.
+    monkeypatch.setattr(processes, "TERM_SECONDS", 0.3)
+    child = STUBBORN + "import os; open('pid', 'w').write(str(os.getpid())); time.sleep(300)"
+    parent = (
+        "import subprocess, sys\n"
+        f"subprocess.run([sys.executable, '-c', {child!r}], start_new_session=True)\n"
+    )
+    group = start([sys.executable, "-c", parent], tmp_path)
+    pid = int(wait_for(tmp_path / "pid"))
+    processes.stop(group, grace_seconds=0.3)
+    assert is_gone(pid)
+
+
+def test_what_a_command_leaves_running_in_its_group_ends_with_it(tmp_path: Path) -> None:
+    group = start(["/bin/sh", "-c", "sleep 300 & echo $! > pid"], tmp_path)
+    assert group.command.wait() == 0
+    processes.close(group)
+    assert is_gone(int(wait_for(tmp_path / "pid")))
+    assert is_gone(group.guard.pid)
+
+
+def test_the_group_ends_when_we_are_killed_outright(tmp_path: Path) -> None:
+    child = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(300)"
+    parent = (
+        "import os, subprocess, sys, time\n"
+        "from pathlib import Path\n"
+        "from flows import processes\n"
+        f"processes.start([sys.executable, '-c', {child!r}], cwd=Path(), env=os.environ,\n"
+        "                stdout=subprocess.DEVNULL, grace_seconds=5)\n"
+        "time.sleep(300)\n"
+    )
+    flow = subprocess.Popen(
+        [sys.executable, "-c", parent],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    pid = int(wait_for(tmp_path / "pid"))
+    flow.send_signal(signal.SIGKILL)
+    flow.wait()
+    assert is_gone(pid)

