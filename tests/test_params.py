@@ -140,6 +140,34 @@ def test_graph_of_every_profile_is_complete(tmp_path: Path, path: Path) -> None:
         assert f"Running stage 'distill@{student}'" in planned
         for task in settings.evaluation.tasks:
             assert f"Running stage 'finetune@{student}-{task}'" in planned
+    assert not untracked_keys(tmp_path)
+
+
+def untracked_keys(project: Path) -> list[str]:
+    """Settings that a stage tracks and params.yaml leaves to their default: DVC refuses those."""
+    from dvc.dependency import ParamsDependency
+    from dvc.repo import Repo
+
+    given = yaml.safe_load((project / "params.yaml").read_text())
+
+    def is_given(dotted: str) -> bool:
+        section = given
+        for name in dotted.split("."):
+            if name not in section:
+                return False
+            section = section[name]
+        return True
+
+    with Repo(str(project)) as repo:
+        tracked = [
+            key
+            for stage in repo.index.stages
+            for dependency in stage.deps
+            if isinstance(dependency, ParamsDependency)
+            for key in dependency.params
+        ]
+    assert len(tracked) > 40
+    return sorted({key for key in tracked if not is_given(key)})
 
 
 def test_switching_profiles_copies_a_valid_one(tmp_path: Path) -> None:

@@ -67,23 +67,21 @@ MIN_FUNCTION_WORD_FRACTION = 0.1
 
 def judge(text: str, form: str) -> tuple[str, str | None]:
     """Return a paragraph as it may be kept, and why it may not (None: it is prose)."""
-    if not text:
-        return text, "too_short"
     if text.endswith(":"):
         # What it announces is code or a list, which is gone: the announcement goes too.
         sentences = _SENTENCE_END.split(text)
         text = " ".join(sentences[:-1])
         if not text:
             return sentences[-1], "announcement"
+    words = [word for raw in text.split() if (word := raw.strip("\"'.,;:!?()[]"))]
+    if len(words) < MIN_WORDS[form]:
+        return text, "too_short"
     if _LEGAL.search(text):
         return text, "legal"
     if "http://" in text or "https://" in text or "www." in text:
         return text, "address"
     if _MATH.search(text):
         return text, "mathematics"
-    words = [word for raw in text.split() if (word := raw.strip("\"'.,;:!?()[]"))]
-    if len(words) < MIN_WORDS[form]:
-        return text, "too_short"
     num_code = sum(bool(_CODE_CHARACTERS.search(word)) for word in words)
     if _CODE.search(text) or num_code > MAX_CODE_FRACTION * len(words):
         return text, "code"
