@@ -22,7 +22,8 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
     try:
         main(arguments)
     except DistilleryError as error:
-        log.error("%s", error)
+        # The message is for the user to act on; a traceback would only hide it.
+        log.error("%s", error)  # noqa: TRY400
         sys.exit(error.exit_code)
     except OSError as error:
         if error.filename is None and error.errno is None:

@@ -1,13 +1,13 @@
 """What can go wrong for a user, as one small tree.
 
-* DistilleryError          something the user can act on; a stage prints it without a traceback, exit 1
+* DistilleryError          something the user can act on; printed without a traceback, exit 1
   - SettingsError          params.yaml or a profile is wrong; carries every mistake, exit 2
   - DataError              an input file is missing, empty, damaged or not what its checksum says
   - TeacherError           a teacher cannot be fetched, verified or matched with its tokenizer
   - TrainingError          a loss or gradient stopped being finite, or a checkpoint does not fit
   - ParityError            an exported model does not answer as the student does (stages/export)
   - GateError              a student does not pass the gate, so nothing was promoted
-* Interrupted              SIGINT or SIGTERM: the work is checkpointed, the same command resumes, exit 75
+* Interrupted              SIGINT or SIGTERM: checkpointed, the same command goes on, exit 75
 """
 
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic writes, checksums, fingerprints, scratch folders."""
+"""Files that are whole or absent: atomic writes, checksums, fingerprints, scratch folders."""
 
 import hashlib
 import json
@@ -91,9 +91,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist; run the stage that makes it (dvc repro)") from error
+        raise DataError(f"{path} does not exist; dvc repro runs the stage that makes it") from error
     except ValueError as error:
-        raise DataError(f"{path} is not valid JSON ({error}); delete it and run dvc repro") from error
+        raise DataError(f"{path} is not JSON ({error}); delete it and run dvc repro") from error
 
 
 def _flush(target: Path) -> None:

@@ -84,7 +84,7 @@ class Shards(Settings):
     sequence_length: int = Field(ge=16, le=512)
     sequences_per_shard: Positive = 4096
     num_ranks: Positive = 4
-    """Pieces the work is cut into. Part of the data, not of the machine: any worker runs any rank."""
+    """Pieces the work is cut into: part of the data, not of the machine."""
     min_tokens: Positive = 12
     """Documents shorter than this are dropped (DistilBERT drops 11 tokens or fewer)."""
     max_unknown_fraction: Fraction = 0.5
@@ -437,7 +437,8 @@ def use(name: str) -> None:
     """Make params.yaml a copy of a profile, once the profile is known to be valid."""
     path = PROFILES / f"{name}.yaml"
     if name not in profile_names():
-        raise SettingsError(f"there is no profile '{name}'; there are: {', '.join(profile_names())}")
+        known = ", ".join(profile_names())
+        raise SettingsError(f"there is no profile '{name}'; there are: {known}")
     load(path)
     write_text(PARAMS, path.read_text(encoding="utf-8"))
     log.info("params.yaml is now profile %s; next: make demo, or dvc repro", name)

@@ -159,6 +159,7 @@ def test_explanations_of_parameters_need_running_text_to_follow():
          "A link and another."),
         ("It is **very** *good*, as shown [1]_ by them.", "It is very good, as shown by them."),
         ("Where :math:`n` is (see https://example.org) a number.", "Where n is a number."),
+        ("The `i`\\ th of `~all.names` here.", "The ith of all.names here."),
         ("The |name| of <b>bold</b> people.", "The name of bold people."),
     ],
 )  # fmt: skip

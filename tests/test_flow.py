@@ -237,9 +237,9 @@ def test_the_flow_waits_for_another_dvc_that_is_at_work(built: Path, prefect: st
 
 
 def test_a_wrong_target_is_told_with_the_right_ones(built: Path, prefect: str) -> None:
-    done = run_flow(built, prefect, "--target", "trian")
+    done = run_flow(built, prefect, "--target", "learn")
     assert done.returncode == 1
-    assert "no stage 'trian'; it has: source, train, score, report, aside" in done.stderr
+    assert "no stage 'learn'; it has: source, train, score, report, aside" in done.stderr
 
 
 def test_ctrl_c_stops_the_stage_that_runs_and_leaves_nothing(built: Path, prefect: str) -> None:

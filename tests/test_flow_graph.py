@@ -43,8 +43,8 @@ def test_a_change_outside_the_chosen_part_reaches_nothing() -> None:
 
 
 def test_an_unknown_target_is_named_with_those_there_are() -> None:
-    with pytest.raises(SettingsError, match=r"no stage 'rigth'; it has: start, left, end, aside"):
-        ordered(DIAMOND).upstream_of(["rigth"])
+    with pytest.raises(SettingsError, match=r"no stage 'middle'; it has: start, left, end, aside"):
+        ordered(DIAMOND).upstream_of(["middle"])
 
 
 def test_the_graph_of_this_project_is_read_whole_and_in_order(

@@ -15,9 +15,10 @@ import yaml
 
 from stages.corpus import shards as shards_module
 from stages.corpus.curate import SPLITS
+from stages.corpus.packing import id_type, open_tokenizer, pack
 from stages.corpus.reading import SpecialIds, open_split
 from stages.corpus.records import Document, document_writer
-from stages.corpus.shards import id_type, make_shards, open_tokenizer, pack, run_rank
+from stages.corpus.shards import make_shards, run_rank
 from stages.corpus.workers import processes
 from stages.errors import DataError
 from stages.files import read_json, sha256_of_tree, write_json

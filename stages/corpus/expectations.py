@@ -128,8 +128,7 @@ def explain(verdicts: list[Verdict], statistics: Statistics, docs: Path) -> str:
             worst = max(statistics.shards, key=lambda shard: getattr(shard, bound.column) or 0)
             where = f" in {worst.file}"
         lines.append(
-            f"  {bound.name}: {bound.column} is {verdict.observed:g}{where}, "
-            f"expected {bound}. {bound.meaning}"
+            f"  {bound.name}: {bound.column} is {verdict}{where}, expected {bound}. {bound.meaning}"
         )
     return "\n".join(
         [

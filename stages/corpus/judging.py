@@ -25,7 +25,7 @@ class Bound:
     is_minimum: bool = False
 
     def __str__(self) -> str:
-        return f"{'>=' if self.is_minimum else '<='} {self.limit:g}"
+        return f"{'>=' if self.is_minimum else '<='} {self.limit:,}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,12 @@ class Verdict:
     bound: Bound
     observed: float | None
     passed: bool
+
+    def __str__(self) -> str:
+        if self.observed is None:
+            return "not known"
+        whole = self.observed.is_integer()
+        return f"{int(self.observed):,}" if whole else f"{self.observed:.4g}"
 
     def as_json(self) -> dict[str, Any]:
         """Return the verdict as an entry of reports/expectations.json."""

@@ -17,9 +17,7 @@ from stages.corpus.workers import processes
 from stages.errors import DataError
 from stages.params import DocstringsSource
 
-_OTHER_PEOPLES = frozenset(
-    ["tests", "test", "testing", "_vendor", "vendor", "externals", "thirdparty"]
-)
+_OTHERS = frozenset(["tests", "test", "testing", "_vendor", "vendor", "externals"])
 """Folders whose docstrings are test code, or belong to another package."""
 LOOKAHEAD = 4
 """Modules of each package that are read ahead, so that no process waits."""
@@ -109,7 +107,7 @@ def _modules(package: str) -> list[tuple[str, Path]]:
     for folder in map(Path, spec.submodule_search_locations or []):
         for path in folder.rglob("*.py"):
             parts = path.relative_to(folder).with_suffix("").parts
-            if _OTHER_PEOPLES.isdisjoint(parts):
+            if _OTHERS.isdisjoint(parts):
                 parts = parts[:-1] if parts[-1] == "__init__" else parts
                 modules[".".join([package, *parts])] = path
     if spec.submodule_search_locations is None and spec.origin and spec.origin.endswith(".py"):

@@ -25,7 +25,8 @@ _MARKUP: list[tuple[re.Pattern[str], str]] = [
     (re.compile(r"`([^`<>]+?)\s*<[^`<>]*>`__?"), r"\1"),  # `text <address>`_
     (re.compile(r"\s*\[(?:#?\w*|\*|[\w.-]+)\]_"), ""),  # [1]_
     (re.compile(r"\|(\w+)\|_?"), r"\1"),  # |substitution|
-    (re.compile(r"(?<!:)``([^`]+)``|(?<!:)`([^`]+)`_{0,2}"), r"\1\2"),  # ``code``, `name`
+    (re.compile(r"(?<!:)``([^`]+)``|(?<!:)`~?([^`]+)`_{0,2}"), r"\1\2"),  # ``code``, `name`
+    (re.compile(r"\\ (?=\w)"), ""),  # a space that is not printed
     (re.compile(r"(?<![\w*])\*{1,3}(?=[^\s*])([^*]+?)(?<=[^\s*])\*{1,3}(?![\w*])"), r"\1"),
     (re.compile(r"\\([_*`|<>#])"), r"\1"),  # escapes
     (re.compile(r"\s*[(<\[](?:see |from |cf\. )?https?://[^\s)>\]]+[)>\]]"), ""),
