@@ -1,0 +1,156 @@
+"""The whole way at toy size: the real graph, Prefect server, MLflow store and ONNX Runtime."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stages.files import read_json, sha256_of
+from tests.tiny_pipeline import environment, make_project
+
+pytestmark = pytest.mark.slow
+
+
+def run(project: Path, *command: str, timeout: float = 600) -> str:
+    """Run a command in a project; fail with its output if it fails."""
+    ran = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=project,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout[-6000:]
+    return ran.stdout
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project after its first demo."""
+    folder = make_project(tmp_path_factory.mktemp("pipeline"))
+    output = run(folder, "flows.demo")
+    assert "Champion: distilbert-student version 1 (distilbert)" in output
+    return folder
+
+
+def versions(project: Path) -> list[dict[str, object]]:
+    program = (
+        "import json; from stages.registry.store import open_store\n"
+        "found = open_store().client.search_model_versions(\"name = 'distilbert-student'\")\n"
+        "print(json.dumps([[v.version, v.tags, v.run_id, v.aliases] for v in found]))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        cwd=project, env=environment(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+def test_demo_leaves_nothing_stale_and_a_second_does_nothing(project: Path) -> None:
+    assert "up to date" in run(project, "dvc", "status")
+    output = run(project, "flows.demo", timeout=60)
+    assert "nothing to do" in output
+    assert "distilbert" in output
+
+
+def test_every_report_is_there_and_the_page_holds_the_table(project: Path) -> None:
+    reports = project / "reports"
+    summary = read_json(reports / "summary.json")
+    assert set(summary["models"]) == {"teacher", "distilbert", "mlm_only"}
+    for model in summary["models"].values():
+        assert set(model["tasks"]) == {"acceptability", "package"}
+    assert read_json(reports / "expectations.json")["passed"]
+    assert read_json(reports / "gate" / "distilbert.json")["passed"]
+    assert "mlm_only" in (reports / "report.html").read_text()
+    assert (reports / "data_docs" / "index.html").is_file()
+
+
+def test_champion_predicts_from_onnx_without_torch_or_pickle(project: Path) -> None:
+    program = (
+        "import sys; from stages.registry.store import import_mlflow; mlflow = import_mlflow()\n"
+        "mlflow.set_tracking_uri('sqlite:///mlruns/mlflow.db')\n"
+        "model = mlflow.pyfunc.load_model('models:/distilbert-student@champion')\n"
+        "print(model.predict([{'text': 'the value of [MASK]'}]).to_json())\n"
+        "print('torch' in sys.modules)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        cwd=project, env=environment(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    *_, answer, has_torch = ran.stdout.splitlines()
+    assert "token" in answer
+    assert has_torch == "False"
+    kinds = {p.suffix for p in (project / "mlruns").rglob("*") if p.is_file()}
+    assert not kinds & {".pkl", ".pickle", ".bin", ".pt", ".pth"}
+
+
+def test_deleted_students_come_back_without_a_second_version(project: Path) -> None:
+    before = sha256_of(project / "models" / "students" / "distilbert" / "model.safetensors")
+    shutil.rmtree(project / "models" / "students")
+    expected = run(project, "dvc", "status")
+    assert "distill@distilbert" in expected
+    run(project, "flows.distillation")
+    after = project / "models" / "students" / "distilbert" / "model.safetensors"
+    assert sha256_of(after) == before
+    assert "up to date" in run(project, "dvc", "status")
+    assert len(versions(project)) == 1
+
+
+def test_dvc_repro_by_itself_agrees_with_the_flow(project: Path) -> None:
+    output = run(project, "dvc", "repro")
+    assert "Running stage" not in output
+
+
+def test_bad_settings_stop_everything_before_anything_runs(project: Path) -> None:
+    path = project / "params.yaml"
+    good = path.read_text()
+    try:
+        settings = yaml.safe_load(good)
+        settings["distill"]["temperature"] = 0
+        path.write_text(yaml.safe_dump(settings))
+        for module in ("flows.demo", "flows.distillation"):
+            ran = subprocess.run(
+                [sys.executable, "-m", module],
+                cwd=project, env=environment(), capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            assert ran.returncode == 2
+            assert (
+                "distill.temperature = 0: must be greater than 0 (the paper uses 2.0)" in ran.stderr
+            )
+            assert "Traceback" not in ran.stderr
+    finally:
+        path.write_text(good)
+
+
+def test_flow_asked_to_stop_ends_the_trainer_and_goes_on_later(tmp_path: Path) -> None:
+    project = make_project(tmp_path)
+    settings = yaml.safe_load((project / "params.yaml").read_text())
+    settings["teacher"]["adapt"]["num_steps"] = 400
+    (project / "params.yaml").write_text(yaml.safe_dump(settings))
+    flow = subprocess.Popen(
+        [sys.executable, "-m", "flows.distillation", "--target", "teacher"],
+        cwd=project, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+    assert flow.stdout is not None
+    lines = []
+    for line in flow.stdout:
+        lines.append(line)
+        if "Task run 'teacher'" in line and "/400" in line and " 0/400" not in line:
+            flow.send_signal(signal.SIGINT)
+            break
+    rest, _ = flow.communicate(timeout=180)
+    assert flow.returncode != 0, "".join(lines) + rest
+    assert not (project / "models" / "teacher").exists()
+    assert list(project.glob(".scratch/teacher-*/step-*"))
+    output = run(project, "flows.distillation", "--target", "teacher")
+    assert "going on from step" in output
+    assert (project / "models" / "teacher" / "model.safetensors").is_file()
