@@ -24,7 +24,9 @@ from stages.export.graph import write_fp32, write_int8
 from stages.export.parity import Batch, as_report, check, heldout_batches, measure
 from stages.files import atomic_output, read_json, sha256_of, write_json
 
-COPIED = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
+REQUIRED = ("model.safetensors", "config.json", "tokenizer.json")
+OPTIONAL = ("tokenizer_config.json", "vocab.txt")
+"""A tokenizer is whole without these; other software looks for them."""
 ONNX = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
 CARD = "README.md"
 
@@ -47,7 +49,7 @@ def export(
     name = out.name
     with atomic_output(out) as folder:
         folder.mkdir()
-        _copy(student, folder)
+        copied = _copy(student, folder)
         model = _open(folder)
         log.info("%s: ONNX fp32", name)
         write_fp32(model, folder / ONNX["fp32"])
@@ -57,7 +59,7 @@ def export(
         parity = measure(model, exported, batches)
         result: dict[str, Any] = {
             "student": name,
-            "files": {file: _describe(folder / file) for file in (*COPIED, *ONNX.values())},
+            "files": {file: _describe(folder / file) for file in (*copied, *ONNX.values())},
             **{kind: as_report(found) for kind, found in parity.items()},
         }
         made = read_json(student_report) if student_report else None
@@ -69,11 +71,14 @@ def export(
     return result
 
 
-def _copy(student: Path, folder: Path) -> None:
-    for file in COPIED:
+def _copy(student: Path, folder: Path) -> list[str]:
+    for file in REQUIRED:
         if not (student / file).is_file():
             raise DataError(f"{student / file} does not exist; run: dvc repro distill")
+    copied = [file for file in (*REQUIRED, *OPTIONAL) if (student / file).is_file()]
+    for file in copied:
         shutil.copyfile(student / file, folder / file)
+    return copied
 
 
 def _open(folder: Path) -> PreTrainedModel:
