@@ -28,7 +28,8 @@ $(STAMP): requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v == (3, 11) else f"Python 3.11 is needed, this is {v[0]}.{v[1]}: make PYTHON=/path/to/python3.11 ...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==0.13.8"
-	@$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	@# install, not sync: where torch is the build for GPUs, it brings its own CUDA packages.
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --requirement requirements.lock
 	@touch $@
 
 setup: $(STAMP) ## Make .venv and install requirements.lock into it
@@ -37,8 +38,9 @@ setup: $(STAMP) ## Make .venv and install requirements.lock into it
 demo: $(STAMP) ## Distil, evaluate, export, register and promote a student with the current params.yaml
 	@python -m flows.demo
 
+# By file: tests of one file share a server or a project, and two files at a time fill two cores.
 test: $(STAMP) ## Run every test
-	@python -m pytest
+	@python -m pytest --numprocesses 2 --dist loadfile
 
 test-fast: $(STAMP) ## Run the tests that need no server and no pipeline
 	@python -m pytest -m "not slow"
