@@ -154,8 +154,10 @@ def test_student_is_a_stock_model_for_someone_without_this_code(project: Path) -
     assert ran.stdout.split() == ["DistilBertForMaskedLM", "True"]
 
 
-def failing(project: Path) -> tuple[int, str]:
-    process = stage(project, "stages.distillation.distill", *ARGUMENTS)
+def failing(project: Path, max_file_bytes: int | None = None) -> tuple[int, str]:
+    process = stage(
+        project, "stages.distillation.distill", *ARGUMENTS, max_file_bytes=max_file_bytes
+    )
     output, _ = process.communicate(timeout=120)
     assert "Traceback" not in output
     assert not (project / "models" / "students" / "distilbert").exists()
@@ -187,3 +189,11 @@ def test_output_folder_that_cannot_be_written_is_named(project: Path) -> None:
     code, output = failing(project)
     assert code == 1
     assert "models/students" in output
+
+
+def test_full_disk_is_said_and_leaves_no_half_checkpoint(project: Path) -> None:
+    code, output = failing(project, max_file_bytes=20_000)
+    assert code == 1
+    assert re.search(r"\.scratch/distill-distilbert-\w+/.*File too large", output), output
+    assert not [p for p in project.glob(".scratch/*/*") if p.is_dir()]
+    distil(project)

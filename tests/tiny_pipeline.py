@@ -5,6 +5,7 @@ masked-language-model head; every stage is the real one.
 """
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -156,12 +157,23 @@ def environment(**more: str) -> dict[str, str]:
     )
 
 
-def stage(project: Path, module: str, *arguments: str, **env: str) -> subprocess.Popen[str]:
-    """Start a stage by hand, as DVC would, in its own process group."""
+def stage(
+    project: Path, module: str, *arguments: str, max_file_bytes: int | None = None
+) -> subprocess.Popen[str]:
+    """Start a stage by hand, as DVC would, in its own process group.
+
+    `max_file_bytes` makes every larger write fail, as on a full disk.
+    """
+
+    def limit() -> None:
+        if max_file_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
+
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=project,
-        env=environment(**env),
+        env=environment(),
+        preexec_fn=limit,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

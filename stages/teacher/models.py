@@ -9,6 +9,7 @@ from transformers.utils import logging as transformers_logging
 
 from stages.errors import TeacherError
 from stages.files import atomic_output
+from stages.training.checkpoints import disk_errors
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -64,7 +65,8 @@ def open_teacher(
 def save_model(model: PreTrainedModel, tokenizer_folder: Path, out: Path) -> None:
     """Write a model as a stock folder, with the tokenizer files of another folder beside it."""
     with atomic_output(out) as target:
-        model.save_pretrained(target)
+        with disk_errors(target):
+            model.save_pretrained(target)
         for name in TOKENIZER_FILES:
             if (tokenizer_folder / name).is_file():
                 shutil.copyfile(tokenizer_folder / name, target / name)

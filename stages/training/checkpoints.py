@@ -5,12 +5,16 @@ the step, what was measured so far and the sha256 of both. Randomness needs no p
 function of (seed, step).
 """
 
+import errno
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -46,8 +50,9 @@ def save_checkpoint(
     folder = workspace / f"step-{progress.step:08d}"
     with atomic_output(folder) as target:
         target.mkdir()
-        save_file(_trained(model), target / "weights.safetensors")
-        save_file(_optimizer_tensors(model, optimizer), target / "optimizer.safetensors")
+        with disk_errors(target):
+            save_file(_trained(model), target / "weights.safetensors")
+            save_file(_optimizer_tensors(model, optimizer), target / "optimizer.safetensors")
         files = ("weights.safetensors", "optimizer.safetensors")
         write_json(
             target / "state.json",
@@ -85,6 +90,15 @@ def _verified_state(folder: Path) -> dict[str, Any]:
         if sha256_of(folder / name) != expected:
             raise DataError(f"{folder / name} does not have its sha256")
     return state
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what safetensors calls a full disk into the OSError that everything else calls it."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(errno.EIO, str(error), str(path)) from error
 
 
 def _folders(workspace: Path) -> list[Path]:
