@@ -197,7 +197,7 @@ def test_a_teacher_without_a_score_leaves_no_retention(world):
 
 
 def test_baseline_can_be_reported_only(world):
-    edit_settings(world, "gate", must_beat_baseline=False)
+    edit_settings(world, "gate", must_beat_baseline_on=["task_mean"])
     baseline_kl(0.1)(world)
     check = by_name(run_gate(world))["beats_baseline/heldout_kl"]
     assert check["passed"]

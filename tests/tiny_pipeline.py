@@ -106,7 +106,7 @@ def settings(teacher: Path, sha256: str) -> dict[str, Any]:
         "min_task_retention": 0.0,
         "max_parameter_fraction": 1.0,
         "min_speedup": 0.01,
-        "must_beat_baseline": False,
+        "must_beat_baseline_on": [],
     }
     chosen["export"] |= {"min_int8_agreement": 0.0}
     chosen["launch"] |= {"checkpoint_every_seconds": 0}

@@ -224,21 +224,20 @@ def _beats_baseline(settings: params.Params, student: str, evidence: Evidence) -
     if baseline is None or evidence.baseline is None:
         log.info("%s has no baseline to be compared with (evaluation.baseline)", student)
         return
-    asked = settings.gate.must_beat_baseline
-    remark = "" if asked else " (reported only: gate.must_beat_baseline is false)"
+    asked = settings.gate.must_beat_baseline_on
     yield Check(
         "beats_baseline/heldout_kl",
         evidence.student["heldout"]["kl"],
-        "below" if asked else "reported",
+        "below" if "heldout_kl" in asked else "reported",
         evidence.baseline["heldout"]["kl"],
-        f"divergence from the teacher on held-out text, against {baseline}'s{remark}",
+        f"divergence from the teacher on held-out text, against {baseline}'s",
     )
     yield Check(
         "beats_baseline/task_mean",
         fmean(evidence.scores[student].values()),
-        "above" if asked else "reported",
+        "above" if "task_mean" in asked else "reported",
         fmean(evidence.scores[baseline].values()),
-        f"mean over tasks of the median score, against {baseline}'s{remark}",
+        f"mean over tasks of the median score, against {baseline}'s",
     )
 
 
