@@ -240,6 +240,9 @@ def _conclusion(graph: Graph, states: dict[str, State[Any]]) -> State[Any]:
 def main(arguments: argparse.Namespace) -> None:
     """Run the flow once, with the configured server or with one of its own."""
     root = project_root()
+    if arguments.profile is None:
+        # A mistake in the settings is told at once, without starting a server for it.
+        params.load(root / params.PARAMS)
     started = time.monotonic()
     with with_server(root):
         state = distillation(

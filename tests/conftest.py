@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,11 @@ import pytest
 # Before anything imports torch: models this small only lose time by sharing their work, and more
 # of it wherever other processes use the same cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell gives its background jobs an ignored SIGINT, and children inherit it: what is stopped by
+# Ctrl-C in these tests must hear it however the tests were started.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,7 @@ def test_champion_predicts_from_onnx_without_torch_or_pickle(project: Path) -> N
         "import sys; from stages.registry.store import import_mlflow; mlflow = import_mlflow()\n"
         "mlflow.set_tracking_uri('sqlite:///mlruns/mlflow.db')\n"
         "model = mlflow.pyfunc.load_model('models:/distilbert-student@champion')\n"
-        "print(model.predict([{'text': 'the value of [MASK]'}]).to_json())\n"
+        "print(model.predict([{'text': 'the value of [MASK]'}])[0]['masks'][0][0])\n"
         "print('torch' in sys.modules)"
     )
     ran = subprocess.run(
@@ -86,7 +87,7 @@ def test_champion_predicts_from_onnx_without_torch_or_pickle(project: Path) -> N
         cwd=project, env=environment(), capture_output=True, text=True, check=True,
     )  # fmt: skip
     *_, answer, has_torch = ran.stdout.splitlines()
-    assert "token" in answer
+    assert "'token':" in answer
     assert has_torch == "False"
     kinds = {p.suffix for p in (project / "mlruns").rglob("*") if p.is_file()}
     assert not kinds & {".pkl", ".pickle", ".bin", ".pt", ".pth"}
@@ -133,22 +134,21 @@ def test_bad_settings_stop_everything_before_anything_runs(project: Path) -> Non
 def test_flow_asked_to_stop_ends_the_trainer_and_goes_on_later(project: Path) -> None:
     """Last in this file: it makes the project's teacher another one."""
     settings = yaml.safe_load((project / "params.yaml").read_text())
-    settings["teacher"]["adapt"]["num_steps"] = 400
+    settings["teacher"]["adapt"]["num_steps"] = 1000
     (project / "params.yaml").write_text(yaml.safe_dump(settings))
     flow = subprocess.Popen(
         [sys.executable, "-m", "flows.distillation", "--target", "teacher"],
         cwd=project, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, start_new_session=True,
     )  # fmt: skip
-    assert flow.stdout is not None
-    lines = []
-    for line in flow.stdout:
-        lines.append(line)
-        if "Task run 'teacher'" in line and "/400" in line and " 0/400" not in line:
-            flow.send_signal(signal.SIGINT)
-            break
-    rest, _ = flow.communicate(timeout=180)
-    assert flow.returncode != 0, "".join(lines) + rest
+    deadline = time.monotonic() + 200
+    while not list(project.glob(".scratch/teacher-*/step-*")):
+        assert flow.poll() is None, flow.communicate()[0]
+        assert time.monotonic() < deadline, "the trainer made no checkpoint"
+        time.sleep(0.05)
+    flow.send_signal(signal.SIGINT)
+    output, _ = flow.communicate(timeout=180)
+    assert flow.returncode != 0, output
     assert not (project / "models" / "teacher").exists()
     assert list(project.glob(".scratch/teacher-*/step-*"))
     output = run(project, "flows.distillation", "--target", "teacher")
