@@ -23,7 +23,7 @@ from stages import params
 from stages.command import log, parser_for, run
 from stages.errors import DistilleryError
 
-FIRST_RUN = {"offline": "about ten minutes on two cores"}
+FIRST_RUN = {"offline": "about a quarter of an hour on two cores"}
 """How long a profile takes from nothing, where it was measured."""
 Aliases = dict[str, dict[str, Any]]
 """The version behind each alias (champion, challenger, previous), as the registry tells it."""
