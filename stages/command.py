@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from stages.errors import DistilleryError
 
@@ -43,8 +44,6 @@ def start_logging() -> None:
 
 def parser_for(module_doc: str | None, names: Sequence[str] = ()) -> argparse.ArgumentParser:
     """Return a parser whose help is the module's docstring, with one required path per name."""
-    from pathlib import Path
-
     parser = argparse.ArgumentParser(
         description=module_doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )

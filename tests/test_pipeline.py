@@ -42,17 +42,22 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def printed(project: Path, program: str) -> list[str]:
+    """The lines that a Python program prints when it runs in a project."""
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        cwd=project, env=environment(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return ran.stdout.splitlines()
+
+
 def versions(project: Path) -> list[dict[str, object]]:
     program = (
         "import json; from stages.registry.store import open_store\n"
         "found = open_store().client.search_model_versions(\"name = 'distilbert-student'\")\n"
         "print(json.dumps([[v.version, v.tags, v.run_id, v.aliases] for v in found]))"
     )
-    ran = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program],
-        cwd=project, env=environment(), capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return json.loads(ran.stdout.splitlines()[-1])
+    return json.loads(printed(project, program)[-1])
 
 
 def test_demo_leaves_nothing_stale_and_a_second_does_nothing(project: Path) -> None:
@@ -82,11 +87,7 @@ def test_champion_predicts_from_onnx_without_torch_or_pickle(project: Path) -> N
         "print(model.predict([{'text': 'the value of [MASK]'}])[0]['masks'][0][0])\n"
         "print('torch' in sys.modules)"
     )
-    ran = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program],
-        cwd=project, env=environment(), capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    *_, answer, has_torch = ran.stdout.splitlines()
+    *_, answer, has_torch = printed(project, program)
     assert "'token':" in answer
     assert has_torch == "False"
     kinds = {p.suffix for p in (project / "mlruns").rglob("*") if p.is_file()}

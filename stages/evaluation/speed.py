@@ -27,6 +27,7 @@ from stages import params
 from stages.command import log, parser_for, run
 from stages.errors import DataError
 from stages.files import write_json
+from stages.students.heads import num_parameters
 
 TEACHER = "teacher"
 FLOPS_LENGTH = 128
@@ -43,7 +44,7 @@ def measure_speed(folders: Mapping[str, Path], settings: params.SpeedTest) -> di
     """Return the speed report of models by name, one of which is the teacher."""
     models = {name: open_encoder(folder) for name, folder in folders.items()}
     seconds = time_models(models, settings)
-    sizes = {name: _num_parameters(model) for name, model in models.items()}
+    sizes = {name: num_parameters(model) for name, model in models.items()}
     students = [name for name in models if name != TEACHER]
     return {
         "machine": {
@@ -152,10 +153,6 @@ def _turn(model: PreTrainedModel, size: int, length: int, passes: int) -> Second
         model(input_ids=ids, attention_mask=mask)
         seconds[i] = time.perf_counter() - start
     return seconds
-
-
-def _num_parameters(model: PreTrainedModel) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _weights(folder: Path) -> Path:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.objectives.term import Term
+from stages.objectives.term import Term, masked_positions
 
 
 def soft_target_kl(student_NV: Tensor, teacher_NV: Tensor, temperature: float) -> Term:
@@ -48,7 +48,7 @@ def label_ce(logits_NC: Tensor, labels_N: Tensor) -> Term:
     With vocabulary logits this is the masked-language-model loss (`mlm`).
     """
     total = F.cross_entropy(logits_NC, labels_N, ignore_index=-100, reduction="sum")
-    return Term(total, int((labels_N != -100).sum()))
+    return Term(total, int(masked_positions(labels_N).sum()))
 
 
 def mixed_label_ce(
@@ -59,7 +59,7 @@ def mixed_label_ce(
     The target is `hard_share` of the label and the rest of the teacher's distribution at T = 1
     (google-research/mobilebert: 0.5 and 0.5).
     """
-    rows = labels_N != -100
+    rows = masked_positions(labels_N)
     hard = label_ce(student_NV[rows], labels_N[rows])
     soft = soft_target_ce(student_NV[rows], teacher_NV[rows])
     return Term(hard_share * hard.sum + (1 - hard_share) * soft.sum, hard.count)

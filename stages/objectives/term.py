@@ -18,6 +18,6 @@ class Term:
         return self.sum / self.count if self.count else self.sum * 0.0
 
 
-def masked_positions(labels_BS: Tensor) -> Tensor:
-    """Return which positions carry a label (bool, B x S); unlabelled ones hold -100."""
-    return labels_BS != -100
+def masked_positions(labels: Tensor) -> Tensor:
+    """Return which positions carry a label (bool, of the same shape); others hold -100."""
+    return labels != -100

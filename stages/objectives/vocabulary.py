@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from stages.objectives.term import masked_positions
+
 CHUNK_ROWS = 256
 """Rows whose logits exist at one time: large enough for the matrix products to run at full speed,
 small enough for four buffers of float32 to stay near the cache."""
@@ -157,7 +159,7 @@ class _Chunks:
     ) -> None:
         """Add one chunk's losses and gradients."""
         cooled = self.cooled_logits(rows)
-        labelled = torch.nonzero(labels != -100).squeeze(1)
+        labelled = torch.nonzero(masked_positions(labels)).squeeze(1)
         targets = labels.index_select(0, labelled)[:, None]
         hard = torch.log_softmax(cooled.index_select(0, labelled).mul_(self.temperature), dim=-1)
         self.mlm_sum -= hard.gather(1, targets).sum()

@@ -9,7 +9,7 @@ import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,7 @@ class Progress:
 
     step: int = 0
     seconds: float = 0.0
-    curve: list[CurveRow] | None = None
-
-    def rows(self) -> list[CurveRow]:
-        """Return the rows of the curve so far; the list itself, to append to."""
-        if self.curve is None:
-            self.curve = []
-        return self.curve
+    curve: list[CurveRow] = field(default_factory=list)
 
 
 def save_checkpoint(

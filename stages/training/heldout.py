@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 
 from stages.objectives.hidden_states import cosine
+from stages.objectives.term import masked_positions
 from stages.objectives.vocabulary import vocabulary_losses
 from stages.students.heads import MaskedLM, encode, head_of
 from stages.training.batches import Batch
@@ -42,7 +43,7 @@ def measure_heldout(
         sums["kl"] += float(losses.ce_sum)
         sums["mlm"] += float(losses.mlm_sum)
         num_real += int(real_BS.sum())
-        num_masked += int((batch["labels"] != -100).sum())
+        num_masked += int(masked_positions(batch["labels"]).sum())
     means = {"mlm": sums["mlm"] / max(num_masked, 1)}
     if teacher is not None:
         means |= {name: sums[name] / num_real for name in ("kl", "cos")}

@@ -130,7 +130,7 @@ def train(
             progress.step, progress.seconds = step + 1, clock.seconds()
             if (step + 1) % every == 0 or step + 1 == num_steps:
                 row = run.flush(step + 1)
-                progress.rows().append(row)
+                progress.curve.append(row)
                 shown = {name: f"{row[name]:.3f}" for name in ("loss", *objective.terms)}
                 bar.set_postfix(shown, refresh=False)
             bar.update()
@@ -139,7 +139,7 @@ def train(
             elif processes.any(stop.wanted)[0]:
                 raise Interrupted(f"{title}: stopped at step {step + 1}; run it again to redo it")
     return Outcome(
-        num_steps, progress.seconds, processes.device.type, processes.world_size, progress.rows()
+        num_steps, progress.seconds, processes.device.type, processes.world_size, progress.curve
     )
 
 
