@@ -39,8 +39,8 @@ class StageResult:
     the stage checkpointed and wants to be run again; stopped: by us, because of a cancellation or a
     timeout; busy: another DVC process holds a path or the lock."""
     exit_code: int
-    """As DVC reports it, otherwise DVC's own. The shell that DVC starts stands between: asked to stop
-    together with its stage, dash says -2 where bash passes on the stage's 75."""
+    """The stage's where DVC reports one, otherwise DVC's own. DVC starts stages in a shell: when
+    both are asked to stop, dash says -2 where bash passes on the stage's 75."""
     last_lines: tuple[str, ...]
 
 

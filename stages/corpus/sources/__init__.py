@@ -2,7 +2,7 @@
 
 A source is `documents(name, settings, hub_path, tally)`: it yields documents one by one, in an
 order that depends on its settings and on nothing else, and counts what it leaves out. To add one:
-a settings class with a `kind` in stages/params.py, a module here, a line in `KINDS`.
+a settings class with a `kind` in stages/params/corpus.py, a module here, a line in `KINDS`.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,0 +1,40 @@
+"""Settings of export, gate and registry: what a student must show, and where it is kept."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from stages.params.base import Fraction, Name, Settings
+
+
+class Export(Settings):
+    """What is exported and how near it must stay to the PyTorch student."""
+
+    students: list[Name] = Field(min_length=1)
+    """Students that are exported, gated and registered."""
+    max_logit_difference: float = Field(default=1e-3, gt=0)
+    """Largest allowed absolute difference of a logit between PyTorch and ONNX fp32."""
+    min_int8_agreement: Fraction = 0.9
+    """Smallest allowed share of tokens on which ONNX INT8 has PyTorch's first choice."""
+
+
+class Gate(Settings):
+    """What a student must show before it may be promoted; every check is reported."""
+
+    min_retention: Fraction
+    """Mean over tasks of student score / teacher score. The paper's own student has 0.9686."""
+    min_task_retention: Fraction
+    max_parameter_fraction: Fraction
+    min_speedup: float = Field(gt=0)
+    """Teacher time / student time at the first batch size, measured side by side."""
+    must_beat_baseline_on: list[Literal["heldout_kl", "task_mean"]] = Field(
+        default=["heldout_kl", "task_mean"]
+    )
+    """Where the student must be better than the baseline; the others are reported."""
+
+
+class Registry(Settings):
+    """Where runs and models are recorded."""
+
+    experiment: str = "distillation"
+    model_name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")

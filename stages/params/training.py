@@ -1,0 +1,61 @@
+"""Settings of whatever is trained: schedule, masking, and how the machine is used."""
+
+import math
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from stages.params.base import Fraction, Positive, Settings
+
+
+class Schedule(Settings):
+    """How long, how fast and in what batches a model is trained."""
+
+    num_steps: Positive | None = None
+    num_epochs: float | None = Field(default=None, gt=0)
+    batch_sequences: Positive
+    """Sequences per optimiser step over all processes; accumulation adapts to the launch."""
+    learning_rate: float = Field(gt=0, le=1)
+    warmup_fraction: Fraction
+    decay: Literal["linear", "constant"] = "linear"
+    """What the learning rate does after warm-up: falls to zero at the last step, or stays."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[Fraction, Fraction] = (0.9, 0.98)
+    epsilon: float = Field(default=1e-6, gt=0)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of matrix products; weights, softmax and optimiser stay in float32."""
+    max_grad_norm: float = Field(default=5.0, gt=0)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "Schedule":
+        if (self.num_steps is None) == (self.num_epochs is None):
+            raise ValueError("give either num_steps or num_epochs, not both")
+        return self
+
+    def total_steps(self, num_sequences: int) -> int:
+        """Return the number of optimiser steps over data of `num_sequences` sequences."""
+        if self.num_steps is not None:
+            return self.num_steps
+        assert self.num_epochs is not None
+        return max(1, math.ceil(self.num_epochs * num_sequences / self.batch_sequences))
+
+
+class Masking(Settings):
+    """Which tokens the model must restore; dynamic, drawn again at every step."""
+
+    fraction: float = Field(default=0.15, gt=0, lt=1)
+    smoothing: float = Field(default=0.7, ge=0)
+    """Power in count^-power: 0.7 favours rare tokens (DistilBERT), 0 is uniform (BERT)."""
+
+
+class Launch(Settings):
+    """How the machine is used. Not tracked by DVC: one more GPU does not make another model."""
+
+    num_processes: Positive = 1
+    micro_batch_sequences: Positive
+    """Sequences in one forward pass of one process; the rest of the batch is accumulated."""
+    checkpoint_every_seconds: float = Field(default=60.0, ge=0)
+    """How much work a kill may cost; 0 checkpoints after every step."""
+    num_checkpoints: Positive = 2
+    parallel_stages: Positive = 2
+    """Stages that the flow runs side by side."""
