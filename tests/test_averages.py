@@ -1,8 +1,11 @@
 """Averages against the tables of the papers, whose numbers are typed here as they are printed."""
 
+import csv
+
 import pytest
 
 from stages.evaluation.averages import CONVENTIONS, averages, mean_of_tasks
+from tests.conftest import ROOT
 
 GLUE_KEYS = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli")
 
@@ -85,6 +88,29 @@ def test_glue_official_is_mobileberts_77_7():
 @pytest.mark.parametrize(
     ("values", "published"),
     [
+        ((0.0, 83.2, 81.1, 71.1, 74.3, 73.6, 62.2, 83.4, 70.2, 70.3, 81.5, 57.2, 62.3), 64.2),
+        ((0.0, 85.9, 81.1, 71.8, 75.4, 73.3, 66.4, 86.2, 74.8, 74.3, 84.1, 57.9, 62.3), 65.8),
+        ((27.8, 89.7, 83.4, 76.2, 78.8, 77.0, 68.1, 87.0, 77.6, 77.0, 86.4, 61.8, 62.3), 71.2),
+        ((38.0, 89.6, 86.6, 81.6, 80.4, 78.4, 69.6, 87.9, 80.0, 79.1, 87.7, 62.2, 62.3), 73.5),
+    ],
+    ids=["BERT-Tiny", "BERT-Mini", "BERT-Small", "BERT-Medium"],
+)
+def test_glue_official_is_what_the_server_gave_berts_miniatures(
+    values: tuple[float, ...], published: float
+):
+    """Rows of google-research/bert with every metric of every task, and the server's average."""
+    names = "cola.mcc sst2.accuracy mrpc.f1 mrpc.accuracy stsb.pearson stsb.spearman qqp.f1 "
+    names += "qqp.accuracy mnli.accuracy mnli.accuracy_mismatched qnli.accuracy rte.accuracy "
+    row: dict[str, dict[str, float]] = {}
+    for name, value in zip((names + "wnli.accuracy").split(), values, strict=True):
+        task, metric = name.split(".")
+        row.setdefault(task, {})[metric] = value / 100
+    assert averages(row)["glue_official"] == pytest.approx(published, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("values", "published"),
+    [
         ((76.8, 84.5, 93.2, 91.7, 68.6, 87.3, 91.3), 84.77),
         ((70.7, 82.2, 91.3, 89.2, 59.9, 87.5, 88.5), 81.33),
     ],
@@ -127,3 +153,55 @@ def test_there_are_five_conventions():
 
 def test_the_mean_of_tasks_is_plain():
     assert mean_of_tasks({"acceptability": 40.0, "package": 80.0}) == pytest.approx(60)
+
+
+PUBLISHED = ROOT.parent / "shared" / "reference" / "published"
+# File, the column of the average as it is printed, the convention, and each table's columns as
+# (task, metrics that share the printed number).
+TABLES = [
+    ("glue_dev_distilbert.csv", "macro9_published", "macro9_dev", {
+        "CoLA_mcc": ("cola", ["mcc"]), "MNLI_m_acc": ("mnli", ["accuracy"]),
+        "MRPC": ("mrpc", ["accuracy", "f1"]), "QNLI_acc": ("qnli", ["accuracy"]),
+        "QQP": ("qqp", ["accuracy", "f1"]), "RTE_acc": ("rte", ["accuracy"]),
+        "SST2_acc": ("sst2", ["accuracy"]), "STSB": ("stsb", ["pearson", "spearman"]),
+        "WNLI_acc": ("wnli", ["accuracy"]),
+    }),
+    ("glue_test_tinybert.csv", "avg9_published", "avg9_test", {
+        "MNLI_m_acc": ("mnli", ["accuracy"]), "MNLI_mm_acc": ("mnli", ["accuracy_mismatched"]),
+        "QQP_f1": ("qqp", ["f1"]), "QNLI_acc": ("qnli", ["accuracy"]),
+        "SST2_acc": ("sst2", ["accuracy"]), "CoLA_mcc": ("cola", ["mcc"]),
+        "STSB_spearman": ("stsb", ["spearman"]), "MRPC_f1": ("mrpc", ["f1"]),
+        "RTE_acc": ("rte", ["accuracy"]),
+    }),
+    ("dev_minilm_xtreme.csv", "avg_published", "avg7", {
+        "SQuAD2_f1": ("squad2", ["f1"]), "MNLI_m": ("mnli", ["accuracy"]),
+        "SST2": ("sst2", ["accuracy"]), "QNLI": ("qnli", ["accuracy"]),
+        "RTE": ("rte", ["accuracy"]), "MRPC": ("mrpc", ["accuracy"]),
+        "QQP": ("qqp", ["accuracy"]),
+    }),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("file", "printed", "convention", "columns"), TABLES, ids=lambda x: str(x)[:24]
+)
+def test_published_tables_average_to_what_they_print(
+    file: str, printed: str, convention: str, columns: dict[str, tuple[str, list[str]]]
+):
+    if not PUBLISHED.is_dir():
+        pytest.skip(f"published tables are not here: {PUBLISHED} does not exist")
+    with (PUBLISHED / file).open(encoding="utf-8", newline="") as table:
+        rows = [
+            row for row in csv.DictReader(table) if all(row[name] for name in [printed, *columns])
+        ]
+    assert len(rows) >= 7
+    wrong = {}
+    for row in rows:
+        metrics: dict[str, dict[str, float]] = {}
+        for name, (task, keys) in columns.items():
+            metrics.setdefault(task, {}).update(dict.fromkeys(keys, float(row[name]) / 100))
+        value = averages(metrics)[convention]
+        # Cells and averages are printed with one decimal, cut or rounded.
+        if abs(value - float(row[printed])) > 0.1 + 1e-9:
+            wrong[row["system"]] = (value, row[printed])
+    assert wrong == {}

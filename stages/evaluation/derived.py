@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from stages.errors import DataError
 from stages.evaluation.corruption import PLAIN_WORD, corrupt
+from stages.evaluation.task_folder import Example, TaskData
 
 MAX_TRAIN, MAX_VALIDATION = 4000, 1000
 MIN_TRAIN, MIN_VALIDATION = 40, 10
@@ -56,24 +57,6 @@ class Document:
     """The package of a docstring, else the source."""
     is_docstring: bool
     paragraphs: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One labelled example of any task."""
-
-    text_a: str
-    text_b: str | None
-    label: int | float
-
-
-@dataclass(frozen=True, slots=True)
-class TaskData:
-    """Everything a task's folder holds."""
-
-    labels: tuple[str, ...] | None
-    train: list[Example]
-    validation: dict[str, list[Example]]
 
 
 Maker = Callable[[list[Document], np.random.Generator], list[Example]]

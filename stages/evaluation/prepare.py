@@ -1,8 +1,8 @@
 """The `tasks@` stage: the labelled examples of one task, in one form whatever their source.
 
-A derived task is made from data/curated; a GLUE task is read from the hub, or from `hub_root`.
-Writes train.parquet, one Parquet file per validation split (columns text_a, text_b or null, label)
-and task.json. GLUE's test labels are hidden, so its test splits are not used.
+A derived task is made from data/curated. GLUE, SQuAD and IMDb are read from the folder
+`evaluation.task_root` (GLUE's official TSV layout, or Parquet), else from the hub or `hub_root`.
+Splits with hidden labels are taken along where `evaluation.predict_test` asks for them.
 
 Run: python -m stages.evaluation.prepare --task cola --curated data/curated --out data/tasks/cola
 """
@@ -12,31 +12,60 @@ import os
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from stages import params
 from stages.command import log, parser_for, run
 from stages.errors import DataError
-from stages.evaluation.derived import Example, TaskData, derive
-from stages.evaluation.tasks import TaskSpec, check_labels, get_task
-from stages.files import atomic_output, write_json
-
-GLUE = "nyu-mll/glue"
+from stages.evaluation import official_tsv, task_parquet
+from stages.evaluation.derived import derive
+from stages.evaluation.task_folder import Rows, TaskData, write_task
+from stages.evaluation.tasks import AX, TaskSpec, get_task
 
 
 def prepare(spec: TaskSpec, curated: Path, settings: params.Params) -> tuple[TaskData, str]:
     """Return a task's examples, and a sentence that says where they are from."""
-    if spec.is_glue:
-        return read_glue(spec, settings), f"GLUE {spec.name}, dataset {GLUE} of the hub"
+    if spec.dataset is None:
+        return (
+            derive(spec.name, curated, settings.seed),
+            "made from the corpus, labels true by construction; this is not GLUE",
+        )
+    test_splits = spec.test_splits if settings.evaluation.predict_test else ()
+    if settings.evaluation.task_root is not None:
+        return read_folder(spec, Path(settings.evaluation.task_root), test_splits)
     return (
-        derive(spec.name, curated, settings.seed),
-        "made from the corpus, labels true by construction; this is not GLUE",
+        read_hub(spec, settings, test_splits),
+        f"{spec.title}, dataset {spec.dataset} of the hub",
     )
 
 
-def read_glue(spec: TaskSpec, settings: params.Params) -> TaskData:
-    """Read a GLUE task with `datasets`, from the hub or from the folder `hub_root`.
+def read_folder(
+    spec: TaskSpec, root: Path, test_splits: tuple[str, ...] = ()
+) -> tuple[TaskData, str]:
+    """Read a task from a folder of official TSV or Parquet files.
+
+    Raises:
+        DataError: the folder has the task in neither form, or a file is not as it must be.
+    """
+    for module, form in ((official_tsv, "official TSV"), (task_parquet, "Parquet")):
+        if module.has_task(root, spec):
+            data = TaskData(
+                spec.labels,
+                module.read_split(root, spec, "train"),
+                {split: module.read_split(root, spec, split) for split in spec.validation_splits},
+                {split: module.read_split(root, spec, split) for split in test_splits},
+            )
+            return data, f"{spec.title}, {form} files of a folder"
+    tsv = official_tsv.LAYOUTS.get(spec.name)
+    forms = [f"{tsv.folder}/train.tsv"] if tsv else []
+    raise DataError(
+        f"task {spec.name}: evaluation.task_root = {root} has none of "
+        + ", ".join([*forms, f"{spec.name}/train.parquet", f"{spec.name}/train-*-of-*.parquet"])
+    )
+
+
+def read_hub(
+    spec: TaskSpec, settings: params.Params, test_splits: tuple[str, ...] = ()
+) -> TaskData:
+    """Read a task with `datasets`, from the hub or from the folder `hub_root`.
 
     Raises:
         DataError: the data cannot be had, or its labels are not the task's.
@@ -44,63 +73,44 @@ def read_glue(spec: TaskSpec, settings: params.Params) -> TaskData:
     if settings.hub_root is not None:
         # Read when datasets is imported: a local folder must not wait for a network.
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+    loaded = dict(_load(spec, settings, spec.config or spec.name))
+    if AX in test_splits:
+        loaded[AX] = _load(spec, settings, AX)["test"]
+    wanted = ["train", *spec.validation_splits, *test_splits]
+    missing = [split for split in wanted if split not in loaded]
+    if missing:
+        raise DataError(
+            f"task {spec.name}: no split {', '.join(missing)} in "
+            f"{settings.hub_path(str(spec.dataset))}, which has: {', '.join(loaded)}"
+            + ("; evaluation.predict_test needs it" if set(missing) & set(test_splits) else "")
+        )
+    return TaskData(
+        spec.labels,
+        _rows(spec, loaded["train"]),
+        {split: _rows(spec, loaded[split]) for split in spec.validation_splits},
+        {split: _rows(spec, loaded[split]) for split in test_splits},
+    )
+
+
+def _load(spec: TaskSpec, settings: params.Params, config: str) -> Any:
     import datasets
 
     datasets.disable_progress_bars()
-    place = settings.hub_path(GLUE)
+    place = settings.hub_path(str(spec.dataset))
     try:
-        loaded = datasets.load_dataset(place, spec.name)
+        return datasets.load_dataset(place, config)
     except (OSError, ValueError) as error:
         raise DataError(
-            f"task {spec.name}: {place} cannot be read ({error}); set hub_root in params.yaml to a "
-            "folder in the hub's layout, or run where the hub can be reached"
+            f"task {spec.name}: {place} ({config}) cannot be read ({error}); set hub_root in "
+            "params.yaml to a folder in the hub's layout, or evaluation.task_root to a folder of "
+            "files, or run where the hub can be reached"
         ) from error
-    label = loaded["train"].features["label"]
-    check_labels(spec, getattr(label, "names", None))
-    return TaskData(
-        spec.labels,
-        _examples(spec, loaded["train"]),
-        {split: _examples(spec, loaded[split]) for split in spec.validation_splits},
-    )
 
 
-def write_task(spec: TaskSpec, data: TaskData, source: str, out: Path) -> None:
-    """Write a task's folder, whole or not at all."""
-    description = {
-        "name": spec.name,
-        "title": spec.title,
-        "kind": spec.kind,
-        "labels": None if data.labels is None else list(data.labels),
-        "metrics": list(spec.metrics),
-        "is_glue": spec.is_glue,
-        "pair": spec.pair,
-        "validation_splits": list(spec.validation_splits),
-        "num_train": len(data.train),
-        "num_validation": {split: len(rows) for split, rows in data.validation.items()},
-        "source": source,
-    }
-    with atomic_output(out) as folder:
-        folder.mkdir()
-        for split, examples in {"train": data.train, **data.validation}.items():
-            pq.write_table(_table(spec, examples), folder / f"{split}.parquet")
-        write_json(folder / "task.json", description)
-
-
-def _examples(spec: TaskSpec, rows: Any) -> list[Example]:
-    first = rows[spec.columns[0]]
-    second = rows[spec.columns[1]] if spec.pair else [None] * len(rows)
-    return [Example(a, b, label) for a, b, label in zip(first, second, rows["label"], strict=True)]
-
-
-def _table(spec: TaskSpec, examples: list[Example]) -> pa.Table:
-    label_type = pa.float64() if spec.kind == "regression" else pa.int64()
-    return pa.table(
-        {
-            "text_a": pa.array([example.text_a for example in examples], pa.string()),
-            "text_b": pa.array([example.text_b for example in examples], pa.string()),
-            "label": pa.array([example.label for example in examples], label_type),
-        }
-    )
+def _rows(spec: TaskSpec, rows: Any) -> Rows:
+    names = getattr(rows.features.get("label"), "names", None)
+    table = rows.with_format("arrow")[:]
+    return task_parquet.rows_of(f"dataset {spec.dataset}", table, spec, names)
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -109,8 +119,9 @@ def main(arguments: argparse.Namespace) -> None:
     spec = get_task(arguments.task)
     data, source = prepare(spec, arguments.curated, settings)
     write_task(spec, data, source, arguments.out)
-    validation = ", ".join(f"{len(rows)} {split}" for split, rows in data.validation.items())
-    log.info("task %s: %d train, %s -> %s", spec.name, len(data.train), validation, arguments.out)
+    splits = {"train": data.train, **data.validation, **data.test}
+    counted = ", ".join(f"{len(rows)} {split}" for split, rows in splits.items())
+    log.info("task %s: %s -> %s", spec.name, counted, arguments.out)
 
 
 if __name__ == "__main__":

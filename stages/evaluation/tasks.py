@@ -1,4 +1,4 @@
-"""The tasks that models are measured on, as one table: nine of GLUE, three made from the corpus.
+"""The tasks that models are measured on, as one table: GLUE, SQuAD 1.1, IMDb, three of our own.
 
 A task's labels are in the hub's order, which is not that of the original GLUE files: RTE and QNLI
 begin with entailment, WNLI does not. `check_labels` refuses data in any other order, because a
@@ -11,7 +11,10 @@ from typing import Literal
 
 from stages.errors import DataError, SettingsError
 
-Kind = Literal["classification", "regression"]
+Kind = Literal["classification", "regression", "span"]
+GLUE, SQUAD, IMDB = "nyu-mll/glue", "rajpurkar/squad", "stanfordnlp/imdb"
+AX = "ax"
+"""GLUE's diagnostic set: pairs that only MNLI's model answers, scored by Matthews correlation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,31 +25,70 @@ class TaskSpec:
     title: str
     kind: Kind
     labels: tuple[str, ...] | None
-    """Names in id order; None for a regression, and where the data brings the names."""
+    """Names in id order; None where answers are numbers or spans, or the data brings the names."""
     metrics: tuple[str, ...]
-    """Names in stages/evaluation/metrics.py. The task's score is their mean."""
+    """Names in stages/evaluation/metrics.py, or squad_metrics.py for spans."""
     columns: tuple[str, ...]
     """The hub's text columns, which become text_a and text_b."""
-    is_glue: bool = True
+    dataset: str | None = GLUE
+    """The hub's dataset; None for a task made from the corpus."""
+    config: str | None = None
+    """The dataset's configuration; the task's name where None."""
     validation_splits: tuple[str, ...] = ("validation",)
     """The first is the headline."""
+    test_splits: tuple[str, ...] = ()
+    """Splits with hidden labels, predicted for GLUE's server and never scored but for AX."""
+    score_metrics: tuple[str, ...] | None = None
+    """Metrics whose mean is the task's score; all of them where None."""
 
     @property
     def pair(self) -> bool:
         """Whether an example is two texts."""
         return len(self.columns) == 2
 
+    @property
+    def is_glue(self) -> bool:
+        """Whether this is one of GLUE's nine tasks."""
+        return self.dataset == GLUE
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether the examples are made from the corpus."""
+        return self.dataset is None
+
+    @property
+    def scored_by(self) -> tuple[str, ...]:
+        """The metrics whose mean is the task's score."""
+        return self.score_metrics or self.metrics
+
 
 ACCURACY = ("accuracy",)
 ACCURACY_AND_F1 = ("accuracy", "f1")
 ONE, PAIR = ("sentence",), ("sentence1", "sentence2")
 ENTAILMENT = ("entailment", "not_entailment")
+TEST = ("test",)
 
 TASKS: dict[str, TaskSpec] = {
     spec.name: spec
     for spec in (
-        TaskSpec("cola", "CoLA", "classification", ("unacceptable", "acceptable"), ("mcc",), ONE),
-        TaskSpec("sst2", "SST-2", "classification", ("negative", "positive"), ACCURACY, ONE),
+        TaskSpec(
+            "cola",
+            "CoLA",
+            "classification",
+            ("unacceptable", "acceptable"),
+            ("mcc",),
+            ONE,
+            test_splits=TEST,
+        ),
+        TaskSpec(
+            "sst2",
+            "SST-2",
+            "classification",
+            ("negative", "positive"),
+            ACCURACY,
+            ONE,
+            test_splits=TEST,
+        ),
         TaskSpec(
             "mrpc",
             "MRPC",
@@ -54,8 +96,17 @@ TASKS: dict[str, TaskSpec] = {
             ("not_equivalent", "equivalent"),
             ACCURACY_AND_F1,
             PAIR,
+            test_splits=TEST,
         ),
-        TaskSpec("stsb", "STS-B", "regression", None, ("pearson", "spearman"), PAIR),
+        TaskSpec(
+            "stsb",
+            "STS-B",
+            "regression",
+            None,
+            ("pearson", "spearman"),
+            PAIR,
+            test_splits=TEST,
+        ),
         TaskSpec(
             "qqp",
             "QQP",
@@ -63,6 +114,7 @@ TASKS: dict[str, TaskSpec] = {
             ("not_duplicate", "duplicate"),
             ACCURACY_AND_F1,
             ("question1", "question2"),
+            test_splits=TEST,
         ),
         TaskSpec(
             "mnli",
@@ -72,11 +124,50 @@ TASKS: dict[str, TaskSpec] = {
             ACCURACY,
             ("premise", "hypothesis"),
             validation_splits=("validation_matched", "validation_mismatched"),
+            test_splits=("test_matched", "test_mismatched", AX),
         ),
-        TaskSpec("qnli", "QNLI", "classification", ENTAILMENT, ACCURACY, ("question", "sentence")),
-        TaskSpec("rte", "RTE", "classification", ENTAILMENT, ACCURACY, PAIR),
         TaskSpec(
-            "wnli", "WNLI", "classification", ("not_entailment", "entailment"), ACCURACY, PAIR
+            "qnli",
+            "QNLI",
+            "classification",
+            ENTAILMENT,
+            ACCURACY,
+            ("question", "sentence"),
+            test_splits=TEST,
+        ),
+        TaskSpec("rte", "RTE", "classification", ENTAILMENT, ACCURACY, PAIR, test_splits=TEST),
+        TaskSpec(
+            "wnli",
+            "WNLI",
+            "classification",
+            ("not_entailment", "entailment"),
+            ACCURACY,
+            PAIR,
+            test_splits=TEST,
+        ),
+        # As published: F1 is the figure that SQuAD is compared by, with exact match beside it.
+        TaskSpec(
+            "squad",
+            "SQuAD 1.1",
+            "span",
+            None,
+            ("exact_match", "f1"),
+            ("question", "context"),
+            dataset=SQUAD,
+            config="plain_text",
+            score_metrics=("f1",),
+        ),
+        # IMDb has no validation split: papers score its labelled test split.
+        TaskSpec(
+            "imdb",
+            "IMDb",
+            "classification",
+            ("neg", "pos"),
+            ACCURACY,
+            ("text",),
+            dataset=IMDB,
+            config="plain_text",
+            validation_splits=TEST,
         ),
         # Made from the corpus by derived.py: not GLUE, and never reported as such.
         TaskSpec(
@@ -86,10 +177,10 @@ TASKS: dict[str, TaskSpec] = {
             ("corrupted", "acceptable"),
             ("mcc",),
             ONE,
-            is_glue=False,
+            dataset=None,
         ),
         TaskSpec(
-            "package", "Package (derived)", "classification", None, ACCURACY, ONE, is_glue=False
+            "package", "Package (derived)", "classification", None, ACCURACY, ONE, dataset=None
         ),
         TaskSpec(
             "summary_match",
@@ -98,7 +189,7 @@ TASKS: dict[str, TaskSpec] = {
             ("other", "match"),
             ACCURACY_AND_F1,
             PAIR,
-            is_glue=False,
+            dataset=None,
         ),
     )
 }
@@ -137,10 +228,15 @@ def check_labels(spec: TaskSpec, feature_names: Sequence[str] | None) -> None:
         )
 
 
+def split_metrics(spec: TaskSpec, split: str) -> tuple[str, ...]:
+    """Return the metrics that a split is scored by: AX has one of its own."""
+    return ("mcc",) if split == AX else spec.metrics
+
+
 def metric_key(spec: TaskSpec, metric: str, split: str) -> str:
     """Return the key of a metric in reports: plain for the headline split, suffixed for others.
 
-    MNLI has `accuracy` (matched) and `accuracy_mismatched`.
+    MNLI has `accuracy` (matched) and `accuracy_mismatched`, and `mcc_ax` where AX is labelled.
     """
     if split == spec.validation_splits[0]:
         return metric

@@ -34,6 +34,12 @@ class Evaluation(Settings):
 
     students: list[Name] = Field(min_length=1)
     tasks: list[Name] = Field(min_length=1)
+    task_root: str | None = None
+    """A folder of GLUE's official TSV files, or of Parquet files; null reads the hub or hub_root.
+    """
+    predict_test: bool = False
+    """Whether GLUE's unlabelled test splits are predicted too, for its server (docs/evaluation.md).
+    """
     baseline: Name | None
     """The student trained without distillation that the others are compared with."""
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
