@@ -10,13 +10,13 @@ from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBe
 
 from stages.errors import DataError
 from stages.evaluation.speed import (
-    encoder_gflops,
     measure_speed,
     open_encoder,
     percentiles,
     speedup,
 )
 from stages.params import SpeedTest
+from stages.students.flops import encoder_gflops
 
 
 def bert(layers: int, width: int, inner: int) -> BertConfig:

@@ -27,11 +27,10 @@ from stages import params
 from stages.command import log, parser_for, run
 from stages.errors import DataError
 from stages.files import write_json
+from stages.students.flops import encoder_gflops
 from stages.students.heads import num_parameters
 
 TEACHER = "teacher"
-FLOPS_LENGTH = 128
-"""Tokens at which every published table counts its FLOPs."""
 SEQUENCES_PER_TURN = 8
 """A turn at a small batch repeats it up to this many sequences: one pass is too short to time."""
 WARM_UP_TURNS = 2
@@ -127,19 +126,6 @@ def percentiles(seconds: Seconds) -> dict[str, float]:
         f"p{percent}": round(1000 * float(np.percentile(seconds, percent)), 3)
         for percent in (50, 95)
     }
-
-
-def encoder_gflops(config: Any, length: int = FLOPS_LENGTH) -> float:
-    """Return 2 x MACs of a BERT-like encoder on one sequence, as the published tables count.
-
-    Linear layers 2 L M (4 d^2 + 2 d d_i) and attention 4 M L^2 d, for M layers of width d with a
-    feed-forward width d_i; embeddings, pooler, head and soft-max are left out.
-    """
-    width, num_layers = config.hidden_size, config.num_hidden_layers
-    inner = config.hidden_dim if config.model_type == "distilbert" else config.intermediate_size
-    linear = 2 * length * num_layers * (4 * width**2 + 2 * width * inner)
-    attention = 4 * num_layers * length**2 * width
-    return (linear + attention) / 1e9
 
 
 def _turn(model: PreTrainedModel, size: int, length: int, passes: int) -> Seconds:

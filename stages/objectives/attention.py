@@ -1,60 +1,63 @@
 """Losses on attention: raw scores (TinyBERT), distributions (MobileBERT), relations (MiniLMv2).
 
-Scores are queries x keys before the softmax; `attention_mask_BS` is 1 on real positions.
+All three compare S x S tables that are products of queries and keys, and S x S tables of every head
+and layer are what a step cannot afford to keep: 201 MB a layer at 256 sequences of 128 tokens and
+twelve heads. So they are given queries and keys, form one layer's tables, the loss and its gradient
+with respect to queries and keys at once, and keep nothing else for the backward pass.
+
+`attention_mask_BS` is 1 on real positions.
 """
 
-import math
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from stages.objectives.term import Term
 
-
-def score_mse(student_BHSS: Tensor, teacher_BHSS: Tensor, attention_mask_BS: Tensor) -> Term:
-    """Return the squared error of raw scores over real query and key pairs (TinyBERT, clean)."""
-    valid_BSS = attention_mask_BS[:, :, None] * attention_mask_BS[:, None, :]
-    squared_BHSS = (student_BHSS - teacher_BHSS.detach()).square()
-    total = (squared_BHSS * valid_BSS[:, None].to(squared_BHSS.dtype)).sum()
-    return Term(total, int(valid_BSS.sum()) * student_BHSS.shape[1])
+Form = Literal["mse", "kl", "ce"]
 
 
-def score_mse_upstream(
-    student_BHSS: Tensor, teacher_BHSS: Tensor, attention_mask_BS: Tensor
+class Heads(NamedTuple):
+    """What one layer's attention compares: its scores are queries @ keys.T * scaling."""
+
+    queries_BHSd: Tensor
+    keys_BHSd: Tensor
+    scaling: float
+
+
+def score_mse(
+    student: Heads, teacher: Heads, attention_mask_BS: Tensor, *, upstream: bool = False
 ) -> Term:
-    """Return TinyBERT's released form: scores at or below -100 become 0, everything is averaged.
+    """Return the squared error of scores before the softmax (TinyBERT).
 
-    Padding columns count, so the value depends on how far a batch is padded.
+    By default over real pairs of query and key. TinyBERT's code sets what a masked key gives to
+    zero on both sides, and then averages over everything, padded queries too: with `upstream` the
+    value depends on how far a batch is padded.
     """
-    bias_BS = (1.0 - attention_mask_BS.to(student_BHSS.dtype)) * -1e4
-    student, teacher = (
-        torch.where(x <= -1e2, torch.zeros_like(x), x)
-        for x in (student_BHSS + bias_BS[:, None, None], teacher_BHSS + bias_BS[:, None, None])
-    )
-    squared = (student - teacher.detach()).square()
-    return Term(squared.sum(), squared.numel())
+    mask_BS = attention_mask_BS.to(torch.float32)
+    query_BS = torch.ones_like(mask_BS) if upstream else mask_BS
+    total = _compare(student, teacher, mask_BS, query_BS, "mse")
+    batch, num_heads, length = student.queries_BHSd.shape[:3]
+    pairs = batch * length**2 if upstream else int(attention_mask_BS.sum(dim=1).square().sum())
+    return Term(total, pairs * num_heads)
 
 
-def distribution_ce(student_BHSS: Tensor, teacher_BHSS: Tensor) -> Term:
-    """Return the cross-entropy between attention distributions (MobileBERT's released code)."""
-    targets = F.softmax(teacher_BHSS.detach(), dim=-1)
-    total = -(targets * F.log_softmax(student_BHSS, dim=-1)).sum()
-    return Term(total, student_BHSS.shape[:3].numel())
+def distribution_kl(
+    student: Heads, teacher: Heads, attention_mask_BS: Tensor, *, upstream: bool = False
+) -> Term:
+    """Return the divergence of attention distributions, per head and query (MobileBERT).
 
-
-def distribution_kl(student_BHSS: Tensor, teacher_BHSS: Tensor) -> Term:
-    """Return KL(teacher || student) between attention distributions (MobileBERT's paper).
-
-    It differs from `distribution_ce` by the teacher's entropy, which has no gradient.
+    KL(teacher || student) over real queries, as in the paper; with `upstream` the cross-entropy of
+    the released code, which is larger by the teacher's entropy, and padded queries count.
     """
-    total = F.kl_div(
-        F.log_softmax(student_BHSS, dim=-1),
-        F.log_softmax(teacher_BHSS.detach(), dim=-1),
-        reduction="sum",
-        log_target=True,
-    )
-    return Term(total, student_BHSS.shape[:3].numel())
+    mask_BS = attention_mask_BS.to(torch.float32)
+    query_BS = torch.ones_like(mask_BS) if upstream else mask_BS
+    total = _compare(student, teacher, mask_BS, query_BS, "ce" if upstream else "kl")
+    num_queries = attention_mask_BS.numel() if upstream else int(attention_mask_BS.sum())
+    return Term(total, num_queries * student.queries_BHSd.shape[1])
 
 
 def relation_kl(
@@ -78,22 +81,87 @@ def relation_kl(
         per_sequence: Average inside each sequence first, then over sequences (the paper's
             1/(A_r |x|)); otherwise every real query of the batch counts the same.
     """
-    log_student = _log_relations(student_BSd, num_relation_heads, attention_mask_BS)
-    log_teacher = _log_relations(teacher_BSD.detach(), num_relation_heads, attention_mask_BS)
-    kl_BHS = (log_teacher.exp() * (log_teacher - log_student)).sum(dim=-1)
-    kl_BS = (kl_BHS * attention_mask_BS[:, None].to(kl_BHS.dtype)).sum(dim=1) / num_relation_heads
-    lengths_B = attention_mask_BS.sum(dim=1)
+    mask_BS = attention_mask_BS.to(torch.promote_types(student_BSd.dtype, torch.float32))
+    query_BS = mask_BS / num_relation_heads
     if per_sequence:
-        return Term((kl_BS.sum(dim=1) / lengths_B).sum(), kl_BS.shape[0])
-    return Term(kl_BS.sum(), int(lengths_B.sum()))
+        query_BS = query_BS / mask_BS.sum(dim=1, keepdim=True)
+    total = _compare(
+        _relation(student_BSd, num_relation_heads),
+        _relation(teacher_BSD, num_relation_heads),
+        mask_BS,
+        query_BS,
+        "kl",
+    )
+    return Term(total, len(mask_BS) if per_sequence else int(attention_mask_BS.sum()))
 
 
-def _log_relations(states_BSD: Tensor, num_heads: int, attention_mask_BS: Tensor) -> Tensor:
+def _relation(states_BSD: Tensor, num_heads: int) -> Heads:
     batch, length, width = states_BSD.shape
     if width % num_heads:
         raise ValueError(f"width {width} cannot be split into {num_heads} relation heads")
-    heads_BHSd = states_BSD.view(batch, length, num_heads, width // num_heads).transpose(1, 2)
-    scores_BHSS = heads_BHSd @ heads_BHSd.transpose(-1, -2) / math.sqrt(width // num_heads)
-    # Finite, not -inf: a masked key must give exp(...) * 0 and not 0 * inf.
-    scores_BHSS = scores_BHSS.masked_fill(attention_mask_BS[:, None, None] == 0, -1e4)
-    return F.log_softmax(scores_BHSS, dim=-1)
+    heads_BHSd = states_BSD.reshape(batch, length, num_heads, -1).transpose(1, 2)
+    return Heads(heads_BHSd, heads_BHSd, (width // num_heads) ** -0.5)
+
+
+def _compare(
+    student: Heads, teacher: Heads, key_BS: Tensor, query_BS: Tensor, form: Form
+) -> Tensor:
+    """Return the sum over heads, and over queries by their weight, of one layer's difference."""
+    if student.queries_BHSd.shape[1] != teacher.queries_BHSd.shape[1]:
+        raise ValueError(
+            f"the student has {student.queries_BHSd.shape[1]} attention heads and the teacher "
+            f"{teacher.queries_BHSd.shape[1]}: scores compare head by head"
+        )
+    total: Tensor = _Comparison.apply(*student, *teacher, key_BS, query_BS, form)
+    return total
+
+
+class _Comparison(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queries: Tensor,
+        keys: Tensor,
+        scaling: float,
+        taught_queries: Tensor,
+        taught_keys: Tensor,
+        taught_scaling: float,
+        key_BS: Tensor,
+        query_BS: Tensor,
+        form: Form,
+    ) -> Tensor:
+        with torch.autocast(queries.device.type, enabled=False):
+            scores = _scores(queries, keys, scaling)
+            taught = _scores(taught_queries, taught_keys, taught_scaling)
+            weights = query_BS[:, None, :, None].to(scores.dtype)
+            masked = key_BS[:, None, None, :] == 0
+            if form == "mse":
+                gap = (scores - taught).masked_fill_(masked, 0)
+                total = (gap.square() * weights).sum()
+                gradient = gap.mul_(2 * weights)
+            else:
+                # Finite, not -inf: a masked key must give exp(...) * 0 and not 0 * inf.
+                log_student = F.log_softmax(scores.masked_fill_(masked, -1e4), dim=-1)
+                log_teacher = F.log_softmax(taught.masked_fill_(masked, -1e4), dim=-1)
+                taught = log_teacher.exp()
+                against = log_student if form == "ce" else log_student - log_teacher
+                total = -(taught * against * weights).sum()
+                gradient = log_student.exp_().sub_(taught).mul_(weights)
+            narrow = gradient.to(queries.dtype)
+            ctx.save_for_backward(
+                narrow @ keys * scaling, narrow.transpose(-1, -2) @ queries * scaling
+            )
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, ...]:
+        grad_queries, grad_keys = ctx.saved_tensors
+        scale = grad_total.to(grad_queries.dtype)
+        return (grad_queries * scale, grad_keys * scale, *([None] * 7))
+
+
+def _scores(queries: Tensor, keys: Tensor, scaling: float) -> Tensor:
+    """Return raw scores, in at least float32: small differences are what a loss is about."""
+    scores = queries.detach() @ keys.detach().transpose(-1, -2)
+    return scores.to(torch.promote_types(scores.dtype, torch.float32)) * scaling

@@ -18,20 +18,20 @@ def cosine(student_BSD: Tensor, teacher_BSD: Tensor, attention_mask_BS: Tensor) 
     return Term((1 - similarity_N).sum(), similarity_N.shape[0])
 
 
-def projected_mse(
-    student_BSd: Tensor,
-    teacher_BSD: Tensor,
-    weight_Dd: Tensor,
-    bias_D: Tensor | None = None,
-    attention_mask_BS: Tensor | None = None,
+def state_mse(
+    student_BSD: Tensor, teacher_BSD: Tensor, attention_mask_BS: Tensor | None = None
 ) -> Term:
-    """Return the squared error between projected student and teacher states (TinyBERT).
+    """Return the squared error between states, the student's projected before (TinyBERT).
 
     The count is positions times width. Without a mask padding counts too, as upstream; with one
     the loss does not depend on padding.
     """
-    projected_BSD = F.linear(student_BSd, weight_Dd, bias_D)
-    return _mse(projected_BSD, teacher_BSD, attention_mask_BS)
+    squared_BSD = (student_BSD - teacher_BSD.detach()).square()
+    if attention_mask_BS is None:
+        return Term(squared_BSD.sum(), squared_BSD.numel())
+    weights_BS = attention_mask_BS.to(squared_BSD.dtype)
+    num_positions = int(torch.count_nonzero(attention_mask_BS))
+    return Term((squared_BSD.sum(dim=-1) * weights_BS).sum(), num_positions * squared_BSD.shape[-1])
 
 
 def normalised_mse(
@@ -42,7 +42,7 @@ def normalised_mse(
     student, teacher = (
         F.layer_norm(x, (x.shape[-1],), eps=1e-12) for x in (student_BSD, teacher_BSD)
     )
-    return _mse(student, teacher, attention_mask_BS)
+    return state_mse(student, teacher, attention_mask_BS)
 
 
 def patience(
@@ -61,12 +61,3 @@ def patience(
         )
     squared = (student_BLD - teacher_BLD.detach()).square()
     return Term(squared.sum(), squared.shape[0] if paper_form else squared.numel())
-
-
-def _mse(student_BSD: Tensor, teacher_BSD: Tensor, attention_mask_BS: Tensor | None) -> Term:
-    squared_BSD = (student_BSD - teacher_BSD.detach()).square()
-    if attention_mask_BS is None:
-        return Term(squared_BSD.sum(), squared_BSD.numel())
-    weights_BS = attention_mask_BS.to(squared_BSD.dtype)
-    num_positions = int(torch.count_nonzero(attention_mask_BS))
-    return Term((squared_BSD.sum(dim=-1) * weights_BS).sum(), num_positions * squared_BSD.shape[-1])

@@ -6,8 +6,17 @@ features and the head's weights instead, and form logits only where and when the
 
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
-from transformers import BertForMaskedLM, DistilBertForMaskedLM, PreTrainedModel
+from torch.nn.functional import gelu
+from transformers import (
+    BertForMaskedLM,
+    DistilBertForMaskedLM,
+    MobileBertForMaskedLM,
+    ModernBertForMaskedLM,
+    PreTrainedModel,
+    RobertaForMaskedLM,
+)
 
 from stages.errors import TeacherError
 from stages.objectives.vocabulary import Head
@@ -33,9 +42,20 @@ def head_of(model: MaskedLM, hidden_ND: Tensor) -> Head:
     if isinstance(model, DistilBertForMaskedLM):
         features_ND = model.vocab_layer_norm(model.activation(model.vocab_transform(hidden_ND)))
         return Head(features_ND, model.vocab_projector.weight, model.vocab_projector.bias)
+    if isinstance(model, RobertaForMaskedLM):
+        head = model.lm_head
+        features_ND = head.layer_norm(gelu(head.dense(hidden_ND)))
+        return Head(features_ND, head.decoder.weight, head.decoder.bias)
+    if isinstance(model, ModernBertForMaskedLM):
+        return Head(model.head(hidden_ND), model.decoder.weight, model.decoder.bias)
+    if isinstance(model, MobileBertForMaskedLM):
+        predictions = model.cls.predictions
+        # Word embeddings narrower than the block, and beside them what they lack.
+        weight_VD = torch.cat([predictions.decoder.weight, predictions.dense.weight.T], dim=1)
+        return Head(predictions.transform(hidden_ND), weight_VD, predictions.decoder.bias)
     raise TeacherError(
-        f"{type(model).__name__} has no masked-language-model head known here; "
-        "known are BertForMaskedLM and DistilBertForMaskedLM"
+        f"{type(model).__name__} has no masked-language-model head known here; known are those of "
+        "BERT, DistilBERT, RoBERTa, ModernBERT and MobileBERT"
     )
 
 
@@ -48,6 +68,8 @@ def set_dropout(config: Any, dropout: float) -> None:
         "dropout",
         "attention_dropout",
         "seq_classif_dropout",
+        "embedding_dropout",
+        "mlp_dropout",
     ):
         if hasattr(config, name):
             setattr(config, name, dropout)

@@ -1,0 +1,95 @@
+"""Settings of a recipe: a student's architecture, its initialisation, and its phases."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from stages.params.base import Fraction, Name, Positive, Settings
+from stages.params.objectives import ObjectiveSettings
+from stages.params.training import Schedule
+
+
+class Shape(Settings):
+    """A stock encoder of some depth; what is left open is as in the teacher."""
+
+    kind: Literal["bert", "roberta", "modernbert", "distilbert"]
+    num_layers: Positive
+    width: Positive | None = None
+    inner: Positive | None = None
+    """Width inside the feed-forward layers; null is the teacher's, or four times another width."""
+    num_heads: Positive | None = None
+
+    @model_validator(mode="after")
+    def _distilbert_is_as_wide_as_its_teacher(self) -> "Shape":
+        if self.kind == "distilbert" and (self.width or self.inner or self.num_heads):
+            raise ValueError("a distilbert student has its teacher's width; use kind: bert")
+        return self
+
+
+class MobileBertShape(Settings):
+    """MobileBERT: blocks with a bottleneck inside. Sizes left open are as published."""
+
+    kind: Literal["mobilebert"]
+    variant: Literal["base", "tiny"] = "base"
+    num_layers: Positive = Field(default=24, json_schema_extra={"paper": "24"})
+    width: Positive | None = None
+    bottleneck: Positive | None = None
+    inner: Positive | None = None
+    embedding: Positive | None = None
+    num_heads: Positive | None = None
+
+
+class FromLayers(Settings):
+    """Weights of some of the teacher's layers, of its embeddings and of its head."""
+
+    kind: Literal["layers"]
+    layers: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    """Zero-based layers of the teacher, one for each of the student's."""
+    fold_token_type: bool = True
+    """For DistilBERT, which has no token types: add the teacher's row 0 to the positions."""
+
+
+class FromEmbeddings(Settings):
+    """Embeddings and classifier of an IB-BERT teacher; the rest at random (MobileBERT)."""
+
+    kind: Literal["embeddings"]
+
+
+class AtRandom(Settings):
+    """Every weight drawn at random."""
+
+    kind: Literal["random"]
+
+
+Initialise = Annotated[FromLayers | FromEmbeddings | AtRandom, Field(discriminator="kind")]
+
+
+class Phase(Settings):
+    """A stretch of training with its own objectives and schedule."""
+
+    name: Name
+    objectives: list[ObjectiveSettings] = Field(min_length=1)
+    schedule: Schedule | None = None
+    """null takes distill.schedule."""
+    progressive: bool = False
+    """MobileBERT's progressive knowledge transfer: as many stages as the student has layers, in
+    each the loss of one layer alone; those below learn at a tenth of the rate."""
+
+
+class Recipe(Settings):
+    """How a student is made, as data."""
+
+    architecture: Annotated[Shape | MobileBertShape, Field(discriminator="kind")]
+    initialise: Initialise
+    phases: list[Phase] = Field(min_length=1)
+    dropout: Fraction | None = None
+    """Of the student; null takes distill.dropout."""
+    scale_steps: float = Field(default=1.0, gt=0)
+    """Multiplies the number of steps of every phase: a published schedule, scaled down."""
+
+    @model_validator(mode="after")
+    def _phases_differ(self) -> "Recipe":
+        names = [phase.name for phase in self.phases]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two phases have the same name: {', '.join(names)}")
+        return self

@@ -1,0 +1,41 @@
+"""IB-BERT, the teacher of MobileBERT: blocks of 512 with an inverted bottleneck of 1024 inside.
+
+Sun et al. 2020 (arXiv 2004.02984), section 3.2. transformers cannot express it: its MobileBERT
+sizes queries and keys for a block that narrows, while here they read the 512 of the block itself.
+Everything else is MobileBERT with LayerNorm, gelu and one feed-forward network. Neither weights nor
+training of this teacher were ever released; as a teacher it is read with `open_teacher` like any
+other, and never exported.
+"""
+
+from torch import nn
+from transformers import MobileBertConfig, MobileBertForMaskedLM
+
+
+class IBBertConfig(MobileBertConfig):
+    """The published IB-BERT_LARGE by default; a type of its own, so that nothing misreads it."""
+
+    model_type = "ib_bert"
+
+    intermediate_size: int = 4096
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.1
+    intra_bottleneck_size: int = 1024
+    key_query_shared_bottleneck: bool = False
+    num_feedforward_networks: int = 1
+    normalization_type: str = "layer_norm"
+    classifier_activation: bool = False
+
+
+class IBBertForMaskedLM(MobileBertForMaskedLM):
+    """IB-BERT with its masked-language-model head."""
+
+    config_class = IBBertConfig
+
+    def __init__(self, config: IBBertConfig) -> None:
+        super().__init__(config)
+        for layer in self.mobilebert.encoder.layer:
+            attention = layer.attention.self
+            for name in ("query", "key"):
+                setattr(attention, name, nn.Linear(config.hidden_size, attention.all_head_size))
+        # The replaced layers are drawn like all others, from the configuration's range.
+        self.init_weights()

@@ -1,0 +1,140 @@
+"""One forward pass, and with it some hidden states and what some layers' attention compares.
+
+transformers 5 gives attention only after the softmax and after dropout, and under its default
+kernel an empty tuple, over which a loss silently sums to nothing. So attention is read where it is
+computed: a registered attention function that is the default kernel, and hands queries, keys and
+values of the layers asked for to whoever is looking. Scores are never formed here.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from stages.errors import TeacherError
+from stages.objectives.attention import Heads
+
+TAPPED = "tapped"
+"""The name under which transformers knows the attention function of this module."""
+
+
+class Attention(NamedTuple):
+    """What one layer's attention is computed from, B x H x S x d."""
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    scaling: float
+
+    @property
+    def heads(self) -> Heads:
+        """Queries and keys, whose products are the scores."""
+        return Heads(self.queries, self.keys, self.scaling)
+
+    def joined(self, name: str) -> Tensor:
+        """Return queries, keys or values with the vectors of all heads joined, B x S x D."""
+        states: Tensor = getattr(self, name)
+        return states.transpose(1, 2).flatten(2)
+
+
+@dataclass(frozen=True, slots=True)
+class Taps:
+    """Which hidden states and which layers' attention are wanted.
+
+    Layers are counted from one; hidden state 0 is the embedding output.
+    """
+
+    hidden: frozenset[int] = frozenset()
+    attention: frozenset[int] = frozenset()
+
+    def __or__(self, other: "Taps") -> "Taps":
+        """Return what either wants."""
+        return Taps(self.hidden | other.hidden, self.attention | other.attention)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a forward pass gave: the last hidden states, and whatever was tapped."""
+
+    last_BSD: Tensor
+    hidden: dict[int, Tensor]
+    attention: dict[int, Attention]
+
+
+@dataclass(slots=True)
+class _Recorder:
+    wanted: frozenset[int]
+    num_seen: int = 0
+    kept: dict[int, Attention] = field(default_factory=dict)
+
+
+_looking: ContextVar[_Recorder | None] = ContextVar("looking", default=None)
+
+
+def _tapped_attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
+) -> tuple[Tensor, None]:
+    recorder = _looking.get()
+    if recorder is not None:
+        recorder.num_seen += 1
+        if recorder.num_seen in recorder.wanted:
+            recorder.kept[recorder.num_seen] = Attention(query, key, value, kwargs["scaling"])
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+
+AttentionInterface.register(TAPPED, _tapped_attention)
+AttentionMaskInterface.register(TAPPED, sdpa_mask)
+
+
+def look(
+    model: PreTrainedModel, input_ids_BS: Tensor, attention_mask_BS: Tensor, taps: Taps
+) -> Seen:
+    """Run an encoder and return its last hidden states with what the taps ask for.
+
+    Raises:
+        TeacherError: the model's attention does not pass through the registered function, or it
+            gave fewer hidden states than it has layers: a loss over them would be silently zero.
+    """
+    num_layers = model.config.num_hidden_layers
+    with _recording(model, taps.attention) as recorder:
+        output = model.base_model(
+            input_ids=input_ids_BS,
+            attention_mask=attention_mask_BS,
+            output_hidden_states=sorted(taps.hidden) if taps.hidden else False,
+        )
+    if taps.attention and recorder.num_seen != num_layers:
+        raise TeacherError(
+            f"{type(model).__name__} has {num_layers} layers, but attention was seen "
+            f"{recorder.num_seen} times: objectives on attention cannot be used with it"
+        )
+    hidden: dict[int, Tensor] = {}
+    if taps.hidden:
+        if len(output.hidden_states) != num_layers + 1:
+            raise TeacherError(
+                f"{type(model).__name__} has {num_layers} layers, but gave "
+                f"{len(output.hidden_states)} hidden states"
+            )
+        hidden = {index: output.hidden_states[index] for index in taps.hidden}
+    return Seen(output.last_hidden_state, hidden, recorder.kept)
+
+
+@contextmanager
+def _recording(model: PreTrainedModel, wanted: Iterable[int]) -> Iterator[_Recorder]:
+    recorder = _Recorder(frozenset(wanted))
+    if not recorder.wanted:
+        yield recorder
+        return
+    # Left in place: it is the default kernel, and no name of it is saved with a model.
+    if model.config._attn_implementation != TAPPED:
+        model.set_attn_implementation(TAPPED)
+    token = _looking.set(recorder)
+    try:
+        yield recorder
+    finally:
+        _looking.reset(token)

@@ -1,0 +1,216 @@
+"""Students of every architecture: what they copy, what they refuse, that they are stock models."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForMaskedLM,
+    BertConfig,
+    BertForMaskedLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
+
+from stages.errors import SettingsError
+from stages.params import AtRandom, FromEmbeddings, FromLayers, MobileBertShape, Recipe, Shape
+from stages.students.building import build
+from stages.students.flops import encoder_gflops
+from stages.students.heads import encode, head_of
+from stages.students.ib_bert import IBBertConfig, IBBertForMaskedLM
+from stages.students.taps import Taps, look
+
+SIZES = {
+    "vocab_size": 61,
+    "hidden_size": 16,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 20,
+    "pad_token_id": 0,
+}
+INPUT_IDS = torch.tensor([[1, 5, 9, 33, 60, 2], [1, 7, 7, 2, 0, 0]])
+ATTENTION = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
+
+
+def ib_bert(**changes: object) -> IBBertForMaskedLM:
+    sizes = SIZES | {"intra_bottleneck_size": 32, "embedding_size": 8}
+    return IBBertForMaskedLM(IBBertConfig(**(sizes | changes)))
+
+
+def teacher_of(kind: str) -> PreTrainedModel:
+    torch.manual_seed(4)
+    if kind == "bert":
+        model: PreTrainedModel = BertForMaskedLM(BertConfig(**SIZES))
+    elif kind == "roberta":
+        model = RobertaForMaskedLM(RobertaConfig(**SIZES))
+    elif kind == "modernbert":
+        tokens = dict.fromkeys(("cls_token_id", "sep_token_id", "bos_token_id", "eos_token_id"), 1)
+        model = ModernBertForMaskedLM(ModernBertConfig(**SIZES, **tokens))
+    else:
+        model = ib_bert()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+            assert parameter.isfinite().all(), name
+    return model.eval()
+
+
+def recipe(architecture, initialise) -> Recipe:
+    return Recipe(
+        architecture=architecture,
+        initialise=initialise,
+        phases=[{"name": "only", "objectives": [{"kind": "mlm"}]}],
+    )
+
+
+def shape(kind: str, num_layers: int, **sizes: int) -> Shape:
+    return Shape(kind=kind, num_layers=num_layers, **sizes)
+
+
+def layers(*indices: int) -> FromLayers:
+    return FromLayers(kind="layers", layers=list(indices))
+
+
+RANDOM = AtRandom(kind="random")
+
+
+def logits(model: PreTrainedModel) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(input_ids=INPUT_IDS, attention_mask=ATTENTION).logits[ATTENTION.bool()]
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "modernbert"])
+def test_copy_of_every_layer_is_the_teacher(kind: str) -> None:
+    teacher = teacher_of(kind)
+    student = build(teacher, recipe(shape(kind, 4), layers(0, 1, 2, 3)), dropout=0.1, seed=0)
+    torch.testing.assert_close(logits(student), logits(teacher))
+    fewer = build(teacher, recipe(shape(kind, 2), layers(0, 1)), dropout=0.1, seed=0)
+    assert not torch.allclose(logits(fewer), logits(teacher), atol=1e-3)
+
+
+def test_layers_are_taken_in_the_order_given() -> None:
+    teacher = teacher_of("bert")
+    student = build(teacher, recipe(shape("bert", 2), layers(3, 1)), dropout=0.0, seed=0)
+    for mine, theirs in zip(student.bert.encoder.layer, (3, 1), strict=True):
+        expected = teacher.bert.encoder.layer[theirs].state_dict()
+        torch.testing.assert_close(dict(mine.state_dict()), dict(expected))
+
+
+def test_modernbert_layers_keep_their_kind_of_attention() -> None:
+    teacher = teacher_of("modernbert")
+    student = build(teacher, recipe(shape("modernbert", 2), layers(0, 3)), dropout=0.0, seed=0)
+    assert student.config.layer_types == [teacher.config.layer_types[i] for i in (0, 3)]
+
+
+MOBILE = MobileBertShape(
+    kind="mobilebert", num_layers=3, width=16, bottleneck=8, inner=8, embedding=8, num_heads=2
+)
+EVERY_STUDENT = {
+    "bert, narrower": ("bert", shape("bert", 2, width=12, inner=20, num_heads=3), RANDOM),
+    "bert, first layers": ("bert", shape("bert", 2), layers(0, 1)),
+    "distilbert": ("bert", shape("distilbert", 2), layers(0, 2)),
+    "distilbert, random": ("bert", shape("distilbert", 3), RANDOM),
+    "roberta": ("roberta", shape("roberta", 2), layers(0, 2)),
+    "modernbert": ("modernbert", shape("modernbert", 2, width=8, num_heads=2), RANDOM),
+    "bert of roberta": ("roberta", shape("bert", 2, width=12, num_heads=2), RANDOM),
+    "mobilebert": ("ib_bert", MOBILE, FromEmbeddings(kind="embeddings")),
+    "mobilebert tiny": ("bert", MOBILE.model_copy(update={"variant": "tiny"}), RANDOM),
+}
+
+
+@pytest.mark.parametrize("name", EVERY_STUDENT)
+def test_student_is_a_stock_model_with_a_known_head(name: str, tmp_path: Path) -> None:
+    kind, architecture, start = EVERY_STUDENT[name]
+    teacher = teacher_of(kind)
+    student = build(teacher, recipe(architecture, start), dropout=0.1, seed=5).eval()
+    seen = look(student, INPUT_IDS, ATTENTION, Taps(attention=frozenset({1, 2})))
+    assert sorted(seen.attention) == [1, 2]
+    with torch.no_grad():
+        head = head_of(student, encode(student, INPUT_IDS, ATTENTION)[ATTENTION.bool()])
+    mine = head.features_ND @ head.weight_VD.T + head.bias_V
+    torch.testing.assert_close(mine, logits(student), rtol=1e-4, atol=1e-5)
+
+    student.save_pretrained(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = AutoModelForMaskedLM.from_pretrained(tmp_path, local_files_only=True)
+    torch.testing.assert_close(logits(again), logits(student))
+    assert "tapped" not in (tmp_path / "config.json").read_text()
+
+
+def test_random_student_is_the_same_for_the_same_seed() -> None:
+    teacher = teacher_of("bert")
+    first, again, other = (
+        build(teacher, recipe(MOBILE, RANDOM), dropout=0.0, seed=seed) for seed in (7, 7, 8)
+    )
+    torch.testing.assert_close(logits(first), logits(again))
+    assert not torch.equal(logits(first), logits(other))
+
+
+def test_mobilebert_takes_embeddings_and_classifier_from_ib_bert() -> None:
+    teacher = teacher_of("ib_bert")
+    start = FromEmbeddings(kind="embeddings")
+    student = build(teacher, recipe(MOBILE, start), dropout=0.0, seed=0)
+    for mine, theirs in (
+        (student.mobilebert.embeddings, teacher.mobilebert.embeddings),
+        (student.cls, teacher.cls),
+    ):
+        torch.testing.assert_close(dict(mine.state_dict()), dict(theirs.state_dict()))
+    assert student.cls.predictions.decoder.weight is student.get_input_embeddings().weight
+
+
+def test_ib_bert_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    teacher = teacher_of("ib_bert")
+    teacher.save_pretrained(tmp_path)
+    again = IBBertForMaskedLM.from_pretrained(tmp_path, local_files_only=True)
+    torch.testing.assert_close(logits(again), logits(teacher))
+    # Nothing but its own class may read it: as a MobileBERT it would be another model.
+    with pytest.raises(ValueError, match="ib_bert"):
+        AutoModelForMaskedLM.from_pretrained(tmp_path, local_files_only=True)
+
+
+def test_work_of_modernbert_is_counted() -> None:
+    # 2 x 8 tokens x 1 layer x (4 x 16^2 + 3 x 16 x 24 + 2 x 8 x 16)
+    config = ModernBertConfig(**(SIZES | {"num_hidden_layers": 1}))
+    assert encoder_gflops(config, 8) == pytest.approx(2 * 8 * (1024 + 1152 + 256) / 1e9)
+
+
+@pytest.mark.parametrize(
+    ("kind", "architecture", "start", "message"),
+    [
+        (
+            "bert",
+            shape("bert", 2),
+            layers(0, 4),
+            "names layer 4, but the teacher has",
+        ),
+        ("bert", shape("bert", 3), layers(0, 1), "names 2 layers, but the student has 3"),
+        ("bert", shape("bert", 1, width=8), layers(0), "hidden_size is 8, the teacher's 16"),
+        (
+            "bert",
+            shape("bert", 1, width=9, num_heads=2),
+            RANDOM,
+            "width of 9 cannot be split",
+        ),
+        (
+            "bert",
+            shape("roberta", 1),
+            layers(0),
+            "cannot be copied into a roberta",
+        ),
+        ("bert", MOBILE, FromEmbeddings(kind="embeddings"), "from an IB-BERT teacher"),
+        ("bert", MOBILE, layers(0), "no teacher has MobileBERT's layers"),
+        ("bert", shape("bert", 1), FromEmbeddings(kind="embeddings"), "is for a mobilebert"),
+        ("roberta", shape("distilbert", 1), RANDOM, "from a bert teacher, not roberta"),
+        ("modernbert", shape("modernbert", 1), layers(1), "must begin with 0"),
+        ("modernbert", shape("modernbert", 5), RANDOM, "at most the 4 layers of its teacher"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(kind, architecture, start, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        build(teacher_of(kind), recipe(architecture, start), dropout=0.0, seed=0)
