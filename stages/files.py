@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,8 @@ def scratch(stage: str, *parts: Any) -> Path:
     """
     folder = SCRATCH / f"{stage}-{fingerprint(*parts)}"
     folder.mkdir(parents=True, exist_ok=True)
+    for parent in (SCRATCH, SCRATCH.parent):
+        _flush_entry(parent)
     return folder
 
 
@@ -96,12 +99,38 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} is not JSON ({error}); delete it and run dvc repro") from error
 
 
+@contextmanager
+def file_lock(path: Path, patience_seconds: float | None = None) -> Iterator[None]:
+    """Hold a lock that the system frees when its process dies, however it dies.
+
+    Raises:
+        BlockingIOError: another process held it for all of `patience_seconds` (None: wait on).
+    """
+    import fcntl
+
+    with path.open("a") as file:
+        deadline = None if patience_seconds is None else time.monotonic() + patience_seconds
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if deadline else 0))
+                break
+            except BlockingIOError:
+                if deadline is None or time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.1)
+        yield
+
+
 def _flush(target: Path) -> None:
-    """Push a file, or every file of a folder, to the disk before it is renamed into place."""
-    paths = [target] if target.is_file() else [p for p in target.rglob("*") if p.is_file()]
-    for path in paths:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    """Push a file, or a folder with all it holds, to the disk before it is renamed into place."""
+    below = sorted(target.rglob("*"), reverse=True) if target.is_dir() else []
+    for path in [*below, target]:
+        if path.is_dir():
+            # What a folder lists is data of its own: a whole file that nothing names is lost.
+            _flush_entry(path)
+        else:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
 
 
 def _flush_entry(folder: Path) -> None:

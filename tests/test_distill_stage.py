@@ -10,69 +10,28 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
-from stages.corpus.shards import write_shard
 from stages.files import read_json, sha256_of, write_json
-from tests.tiny_pipeline import environment, make_project, settings, stage, write_params
+from tests.kills import (
+    ARGUMENTS,
+    DIES_AT_A_WRITE,
+    NUM_STEPS,
+    SECONDS_TO_BE_GONE,
+    Trial,
+    configure,
+    distillable_project,
+    workers_of,
+)
+from tests.tiny_pipeline import environment, stage
 
 pytestmark = pytest.mark.slow
-
-ARGUMENTS = [
-    "--student", "distilbert", "--teacher", "../teacher", "--shards", "data/shards",
-    "--out", "models/students/distilbert", "--report", "reports/distilbert.json",
-    "--curve", "reports/distilbert.csv",
-]  # fmt: skip
-NUM_STEPS = 40
-
-
-def write_shards(folder: Path, vocabulary_size: int) -> None:
-    """Random rows [CLS] ... [SEP] as the shards stage would leave them."""
-    rng = np.random.default_rng(0)
-    splits = {}
-    for split, num in (("train", 96), ("heldout", 16)):
-        rows = rng.integers(5, vocabulary_size, size=(num, 32)).astype(np.uint16)
-        rows[:, 0], rows[:, -1] = 2, 3
-        path = folder / split / "shard-00000.arrow"
-        path.parent.mkdir(parents=True)
-        write_shard(path, rows)
-        shard = {"file": f"{split}/{path.name}", "sha256": sha256_of(path)}
-        splits[split] = {"num_sequences": num, "shards": [shard]}
-        if split == "train":
-            np.save(
-                folder / "token_counts.npy", np.bincount(rows.ravel(), minlength=vocabulary_size)
-            )
-    write_json(
-        folder / "manifest.json",
-        {
-            "format": 1,
-            "sequence_length": 32,
-            "vocabulary_size": vocabulary_size,
-            "special_ids": {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4},
-            "splits": splits,
-        },
-    )
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    folder = make_project(tmp_path)
-    size = read_json(tmp_path / "teacher" / "config.json")["vocab_size"]
-    write_shards(folder / "data" / "shards", size)
-    configure(folder)
-    return folder
-
-
-def configure(project: Path, dropout: float = 0.1, processes: int = 1, **more: object) -> None:
-    teacher = project.parent / "teacher"
-    chosen = settings(teacher, sha256_of(teacher / "model.safetensors"))
-    chosen["distill"]["schedule"]["num_steps"] = NUM_STEPS
-    chosen["distill"]["dropout"] = dropout
-    chosen["launch"] |= {"num_processes": processes, "micro_batch_sequences": 8}
-    for dotted, value in more.items():
-        section, key = dotted.split("__")
-        chosen[section][key] = value
-    write_params(project, chosen)
+    return distillable_project(tmp_path)
 
 
 def distil(project: Path) -> str:
@@ -97,16 +56,41 @@ def start_and_wait_for(project: Path, step: int) -> subprocess.Popen[str]:
     return process
 
 
-def test_killed_at_random_steps_it_ends_with_the_identical_student(project: Path) -> None:
-    undisturbed = distil(project)
-    (project / "models" / "students" / "distilbert" / "model.safetensors").unlink()
-    for step in sorted(random.Random(5).sample(range(1, NUM_STEPS - 5), 3)):
-        process = start_and_wait_for(project, step)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-    assert distil(project) == undisturbed
+# A short `python -m tests.kills`: each run is killed in two ways before it may end.
+
+
+def test_killed_at_a_write_and_anywhere_it_ends_with_the_identical_student(project: Path) -> None:
+    rng, trial = random.Random(5), Trial(project, 1)
+    undisturbed = trial.finish(trial.start())
+    dying = trial.start("-c", DIES_AT_A_WRITE, str(rng.randrange(40, 120)))
+    assert dying.wait(300) == -signal.SIGKILL
+    process = trial.start()
+    trial.wait_for(trial.step() + rng.randrange(1, 9), process)
+    process.kill()
+    process.wait()
+    assert trial.finish(trial.start()) == undisturbed
     assert read_json(project / "reports" / "distilbert.json")["num_steps"] == NUM_STEPS
     assert not list(project.glob(".scratch/distill-*"))
+
+
+def test_two_processes_whose_launcher_and_rank_were_killed_leave_the_identical_student(
+    project: Path,
+) -> None:
+    rng, trial = random.Random(6), Trial(project, 2)
+    undisturbed = trial.finish(trial.start())
+    process = trial.start()
+    trial.wait_for(rng.randrange(1, 10), process)
+    workers = workers_of(process.pid)
+    process.kill()
+    process.wait()
+    assert not psutil.wait_procs(workers, timeout=SECONDS_TO_BE_GONE)[1], "orphans"
+    trial.lose_the_end_of_a_file(rng)
+
+    process = trial.start()
+    trial.wait_for(rng.randrange(15, 25), process)
+    rng.choice(workers_of(process.pid)).kill()
+    # torchrun starts both again by itself.
+    assert trial.finish(process) == undisturbed
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -170,7 +170,7 @@ def test_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
 
 def test_checkpoints_are_kept_by_count(tmp_path: Path) -> None:
     fit(triple_loss(), tmp_path)
-    assert [folder.name for folder in sorted(tmp_path.iterdir())] == [
+    assert [folder.name for folder in sorted(tmp_path.glob("step-*"))] == [
         "step-00000007",
         "step-00000008",
     ]

@@ -115,7 +115,7 @@ def check_same_vocabulary(sequences: Sequences, vocabulary_size: int) -> None:
 def main(arguments: argparse.Namespace) -> None:
     """Run the stage with the settings in force."""
     params = load()
-    start_processes(params.launch.num_processes)
+    start_processes(params.launch)
     with joined_processes() as processes:
         distill(arguments, params, processes)
     log.info("%s is in %s", arguments.student, arguments.out)

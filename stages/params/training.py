@@ -1,7 +1,7 @@
 """Settings of whatever is trained: schedule, masking, and how the machine is used."""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -52,6 +52,12 @@ class Launch(Settings):
     """How the machine is used. Not tracked by DVC: one more GPU does not make another model."""
 
     num_processes: Positive = 1
+    """Processes on this machine, one a GPU; torchrun starts them."""
+    max_restarts: Annotated[int, Field(ge=0)] = 3
+    """How often torchrun starts the processes again, from the last checkpoint, when one dies."""
+    command: Annotated[list[str], Field(min_length=1)] | None = None
+    """What starts training instead of torchrun on this machine: its words, which are followed by
+    the stage's module and arguments. [sbatch, --wait, launch/slurm.sh] trains on a cluster."""
     micro_batch_sequences: Positive
     """Sequences in one forward pass of one process; the rest of the batch is accumulated."""
     checkpoint_every_seconds: float = Field(default=60.0, ge=0)

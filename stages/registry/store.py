@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.errors import DistilleryError
-from stages.files import atomic_output
+from stages.files import atomic_output, file_lock
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
@@ -39,7 +39,7 @@ class Store:
         if self.folder is None:
             yield
             return
-        with _file_lock(self.folder / ".lock"):
+        with file_lock(self.folder / ".lock"):
             yield
 
     def experiment_id(self, name: str) -> str:
@@ -90,7 +90,7 @@ def _make_database(database: Path) -> None:
     if database.exists():
         return
     database.parent.mkdir(parents=True, exist_ok=True)
-    with _file_lock(database.parent / ".lock"):
+    with file_lock(database.parent / ".lock"):
         if database.exists():
             return
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -99,13 +99,3 @@ def _make_database(database: Path) -> None:
             artifacts = (database.parent / "artifacts").as_uri()
             store = SqlAlchemyStore(f"{SQLITE}{target.resolve()}", artifacts)
             store.engine.dispose()
-
-
-@contextmanager
-def _file_lock(path: Path) -> Iterator[None]:
-    """Hold a lock that the system frees when its process dies, however it dies."""
-    import fcntl
-
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -81,7 +81,7 @@ def adapt(arguments: argparse.Namespace, params: Params, processes: Processes) -
 def main(arguments: argparse.Namespace) -> None:
     """Run the stage with the settings in force."""
     params = load()
-    start_processes(params.launch.num_processes)
+    start_processes(params.launch)
     with joined_processes() as processes:
         adapt(arguments, params, processes)
     log.info("the teacher is in %s", arguments.out)

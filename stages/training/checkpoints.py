@@ -2,7 +2,8 @@
 
 Layout of a workspace: `step-00000120/{weights,optimizer}.safetensors` and `state.json`, which holds
 the step, what was measured so far and the sha256 of both. Randomness needs no place here: it is a
-function of (seed, step).
+function of (seed, step). Only the first process reads and writes here; the others are sent what it
+read, so that machines need not share a disk.
 """
 
 import errno
@@ -18,10 +19,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from stages.command import log
 from stages.errors import DataError, TrainingError
-from stages.files import atomic_output, read_json, sha256_of, write_json
+from stages.files import atomic_output, file_lock, read_json, sha256_of, write_json
+from stages.training.processes import Processes
 
 CurveRow = dict[str, float]
+SECONDS_TO_LET_GO = 30.0
+"""How long a new run waits for the one before it, which may be on its way out."""
 
 
 @dataclass(slots=True)
@@ -31,6 +36,28 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
     curve: list[CurveRow] = field(default_factory=list)
+    unflushed: list[float] = field(default_factory=list)
+    """Sums of the loss and its terms over the steps since the curve's last row."""
+    num_unflushed: int = 0
+
+
+@contextmanager
+def held(workspace: Path | None, processes: Processes) -> Iterator[None]:
+    """Keep every other run out of a workspace, if there is one, for the length of a block.
+
+    Raises:
+        TrainingError: another run holds it.
+    """
+    if workspace is None or not processes.is_first:
+        yield
+        return
+    try:
+        with file_lock(workspace / ".lock", SECONDS_TO_LET_GO):
+            yield
+    except BlockingIOError as error:
+        raise TrainingError(
+            f"another process trains in {workspace}: wait for it, or stop it and run again"
+        ) from error
 
 
 def save_checkpoint(
@@ -57,33 +84,74 @@ def save_checkpoint(
     return folder
 
 
-def load_newest(
-    workspace: Path, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[Progress, list[str]]:
-    """Load the newest checkpoint that is whole, if there is one.
+def resume(
+    workspace: Path, model: nn.Module, optimizer: torch.optim.Optimizer, processes: Processes
+) -> Progress:
+    """Load the newest checkpoint that is whole, in every process, and return how far it had come.
 
-    Returns:
-        The progress to go on from (step 0 where there is nothing), and a sentence for each
-        checkpoint that was damaged and passed over.
+    Damaged checkpoints are passed over with a warning, and deleted with whatever a killed run left
+    half written. Where there is no checkpoint, the progress is at step 0.
     """
-    damaged = []
+    progress = Progress()
+    if processes.is_first:
+        progress = _load_newest(workspace, model, optimizer)
+        _tidy(workspace, progress.step)
+    if processes.world_size > 1:
+        progress = _send(progress, model, optimizer, processes)
+    return progress
+
+
+def _load_newest(workspace: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
     for folder in reversed(_folders(workspace)):
         try:
-            state = _verified_state(folder)
-        except (DataError, OSError, KeyError) as error:
-            damaged.append(f"passed over the damaged checkpoint {folder.name}: {error}")
+            progress = _verified(folder)
+        except (DataError, OSError, KeyError, TypeError, ValueError) as error:
+            log.warning("passed over the damaged checkpoint %s: %s", folder.name, error)
             continue
         _restore(folder, model, optimizer)
-        return Progress(**state), damaged
-    return Progress(), damaged
+        return progress
+    return Progress()
 
 
-def _verified_state(folder: Path) -> dict[str, Any]:
+def _tidy(workspace: Path, newest: int) -> None:
+    for path in workspace.glob(".step-*"):
+        shutil.rmtree(path)
+    for folder in _folders(workspace):
+        # Left here, a damaged one would count among those that are kept.
+        if _step_of(folder) > newest:
+            shutil.rmtree(folder)
+
+
+def _send(
+    progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, processes: Processes
+) -> Progress:
+    """Give every process the first one's progress, weights and optimiser."""
+    parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    layout = [
+        (name, key, tuple(value.shape), value.dtype)
+        for name, parameter in parameters.items()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    ]
+    progress, layout = processes.from_first((progress, layout))
+    for parameter in parameters.values():
+        processes.copy_from_first(parameter.detach())
+    for name, key, shape, dtype in layout:
+        state = optimizer.state[parameters[name]]
+        if key not in state:
+            state[key] = torch.empty(shape, dtype=dtype, device=parameters[name].device)
+        processes.copy_from_first(state[key])
+    return progress
+
+
+def _verified(folder: Path) -> Progress:
     state: dict[str, Any] = read_json(folder / "state.json")
     for name, expected in state.pop("sha256").items():
         if sha256_of(folder / name) != expected:
             raise DataError(f"{folder / name} does not have its sha256")
-    return state
+    progress = Progress(**state)
+    if progress.step != _step_of(folder):
+        raise DataError(f"{folder / 'state.json'} is of step {progress.step}")
+    return progress
 
 
 @contextmanager
@@ -97,6 +165,10 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 def _folders(workspace: Path) -> list[Path]:
     return sorted(workspace.glob("step-*"))
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:
@@ -125,6 +197,5 @@ def _restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -
             parameter.copy_(weights[name])
     for key, value in load_file(folder / "optimizer.safetensors").items():
         name, _, field = key.partition("|")
-        # The step counter stays on the CPU, as the fused optimiser keeps it where it was made.
-        device = parameters[name].device if value.ndim else value.device
-        optimizer.state[parameters[name]][field] = value.to(device)
+        # All of it, the step counter too: the fused optimiser wants it where the weights are.
+        optimizer.state[parameters[name]][field] = value.to(parameters[name].device)

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from stages.command import log
 from stages.errors import Interrupted, SettingsError, TrainingError
 from stages.training.batches import Batch, Batches, micro_batches, share
-from stages.training.checkpoints import CurveRow, Progress, load_newest, save_checkpoint
+from stages.training.checkpoints import CurveRow, Progress, held, resume, save_checkpoint
 from stages.training.optimisation import learning_rate, make_optimizer
 from stages.training.processes import Processes
 from stages.training.stopping import StopWish, stop_on_signals
@@ -112,17 +112,16 @@ def train(
             f"{processes.world_size} processes that share it"
         )
     optimizer = make_optimizer(module, schedule)
-    progress = Progress()
-    if workspace is not None:
-        progress, damaged = load_newest(workspace, module, optimizer)
-        for sentence in damaged:
-            log.warning("%s", sentence)
+    with held(workspace, processes), stop_on_signals() as stop, contextlib.ExitStack() as stack:
+        progress = Progress()
+        if workspace is not None:
+            progress = resume(workspace, module, optimizer, processes)
         if progress.step:
             log.info("%s: going on from step %d of %d", title, progress.step, num_steps)
-    wrapped = DistributedDataParallel(module) if processes.world_size > 1 else module
-
-    with stop_on_signals() as stop, _bar(title, num_steps, progress.step, processes) as bar:
+        wrapped = DistributedDataParallel(module) if processes.world_size > 1 else module
+        bar = stack.enter_context(_bar(title, num_steps, progress.step, processes))
         run = _Run(objective, wrapped, optimizer, schedule, num_steps, launch, processes, seed)
+        run.take_up(progress)
         clock = _Clock(progress.seconds)
         every = max(1, num_steps // NUM_CURVE_ROWS)
         for step in range(progress.step, num_steps):
@@ -153,6 +152,7 @@ def _checkpoint_if_due(
     if not (stopping or saving):
         return
     run.check_finite(progress.step)
+    run.put_down(progress)
     if run.processes.is_first:
         model = cast(nn.Module, run.objective)
         save_checkpoint(workspace, model, run.optimizer, progress, run.launch.num_checkpoints)
@@ -221,6 +221,16 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         self.sums += terms
         self.num_summed += 1
+
+    def take_up(self, progress: Progress) -> None:
+        """Go on with the sums of a checkpoint, so that its curve goes on as if nothing happened."""
+        if progress.unflushed:
+            self.sums.copy_(torch.tensor(progress.unflushed))
+            self.num_summed = progress.num_unflushed
+
+    def put_down(self, progress: Progress) -> None:
+        """Leave the sums since the last flush for a checkpoint."""
+        progress.unflushed, progress.num_unflushed = self.sums.tolist(), self.num_summed
 
     def flush(self, step: int) -> CurveRow:
         """Return the means since the last flush, as a row of the curve."""

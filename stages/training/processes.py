@@ -4,14 +4,29 @@ Nothing else in the project knows how many there are. With one process everythin
 """
 
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from stages.errors import DistilleryError, Interrupted
+
+if TYPE_CHECKING:
+    from stages.params import Launch
+
+LAUNCHER = "DISTILLERY_LAUNCHER"
+"""The variable that tells workers the process id of the torchrun they belong to."""
+SECONDS_BETWEEN_LOOKS = 0.2
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,39 +56,52 @@ class Processes:
         dist.all_reduce(raised, op=dist.ReduceOp.MAX)
         return [bool(flag) for flag in raised]
 
+    def from_first(self, value: T) -> T:
+        """Return the first process's value, in every process."""
+        values = [value]
+        if self.world_size > 1:
+            dist.broadcast_object_list(values)
+        return values[0]
+
+    def copy_from_first(self, tensor: Tensor) -> None:
+        """Fill a tensor with what the first process's holds."""
+        if self.world_size > 1:
+            dist.broadcast(tensor, 0)
+
     def wait(self) -> None:
         """Wait until every process is here."""
         if self.world_size > 1:
             dist.barrier()
 
 
-def start_processes(num_processes: int) -> None:
-    """Become torchrun with `num_processes` workers, unless one process is enough or it has run.
+def start_processes(launch: "Launch") -> None:
+    """Become torchrun, or whatever `launch.command` names, unless that has happened already.
 
     The command line of this very process is what every worker runs, so a stage says nothing about
     how it is launched: by hand, by DVC, by torchrun, by a cluster's scheduler.
     """
-    threads = max(1, (os.cpu_count() or 1) // num_processes)
-    if "RANK" in os.environ or num_processes == 1:
+    if "RANK" in os.environ or (launch.num_processes == 1 and launch.command is None):
         return
-    # Processes that each use every core wait for each other at every barrier.
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     spec = sys.modules["__main__"].__spec__
     assert spec is not None
+    stage = [spec.name, *sys.argv[1:]]
     # Replacing this process leaves one to signal: no parent that could die and orphan the workers.
-    os.execv(  # noqa: S606 - an argument list, no shell
+    if launch.command is not None:
+        os.execvp(launch.command[0], [*launch.command, *stage])  # noqa: S606 - a list, no shell
+    # Processes that each use every core wait for each other at every barrier.
+    num_cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores // launch.num_processes)))
+    os.environ[LAUNCHER] = str(os.getpid())
+    torchrun = [
         sys.executable,
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc-per-node={num_processes}",
-            "-m",
-            spec.name,
-            *sys.argv[1:],
-        ],
-    )
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={launch.num_processes}",
+        f"--max-restarts={launch.max_restarts}",
+        "-m",
+    ]
+    os.execv(sys.executable, [*torchrun, *stage])  # noqa: S606 - a list, no shell
 
 
 @contextmanager
@@ -82,6 +110,8 @@ def joined_processes() -> Iterator[Processes]:
     if "RANK" not in os.environ:
         yield Processes(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         return
+    launcher = int(os.environ.get(LAUNCHER, os.getppid()))
+    _die_with(launcher)
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -90,5 +120,31 @@ def joined_processes() -> Iterator[Processes]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), device)
+    except DistilleryError as error:
+        if not isinstance(error, Interrupted):
+            _start_no_more(launcher)
+        raise
     finally:
         dist.destroy_process_group()
+
+
+def _die_with(launcher: int) -> None:
+    """End this process as soon as its launcher is gone.
+
+    torchrun gives each worker a session of its own: a kill of the launcher, or of its whole process
+    group, would leave workers that hold the machine and go on writing checkpoints.
+    """
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="launcher watch", daemon=True).start()
+
+
+def _start_no_more(launcher: int) -> None:
+    """Tell torchrun to stop: after a restart the workers would only fail with the same message."""
+    # It answers with a SIGTERM to every worker; this one has a message to print first.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.kill(launcher, signal.SIGTERM)
