@@ -8,17 +8,27 @@ import pytest
 import torch
 
 from stages.errors import Interrupted, SettingsError, TrainingError
+from stages.files import read_json
 from stages.objectives.hidden_states import cosine
 from stages.objectives.soft_targets import label_ce, soft_target_kl
-from stages.params import Weights
+from stages.params import Masking, Weights
 from stages.students.heads import encode
-from stages.training.batches import Batch, Batches, micro_batches
+from stages.training.batches import Batch, Batches, MaskedBatches, micro_batches
 from stages.training.heldout import measure_heldout
-from stages.training.loop import Outcome, train
+from stages.training.loop import train
 from stages.training.optimisation import learning_rate
 from stages.training.processes import Processes
+from stages.training.spending import Outcome
 from stages.training.triple_loss import TripleLoss
-from tests.tiny_models import ALONE, TRIPLE, batches, launch, schedule, triple_loss
+from tests.tiny_models import (
+    ALONE,
+    TRIPLE,
+    batches,
+    launch,
+    schedule,
+    tiny_sequences,
+    triple_loss,
+)
 
 
 def fit(
@@ -179,18 +189,72 @@ def test_checkpoints_are_kept_by_count(tmp_path: Path) -> None:
 def test_loss_that_is_not_finite_stops_before_a_checkpoint_holds_it(tmp_path: Path) -> None:
     objective = triple_loss()
 
-    def poisoned(step: int) -> Batch:
-        if step == 3:
-            with torch.no_grad():
-                objective.student.vocab_projector.bias[7] = float("nan")
-        return batches()(step)
+    class Poisoned(MaskedBatches):
+        def __call__(self, step: int) -> Batch:
+            if step == 3:
+                with torch.no_grad():
+                    objective.student.vocab_projector.bias[7] = float("nan")
+            return super().__call__(step)
 
-    with pytest.raises(TrainingError, match=r"step 4: ce is not finite.*learning_rate \(0.01\)"):
-        fit(objective, tmp_path, poisoned)
+    source = Poisoned(tiny_sequences(), 8, 3, Masking())
+    rows = source.order.indices(3).tolist()
+    with pytest.raises(
+        TrainingError,
+        match=rf"step 4: ce is not finite.*learning_rate \(0.01\).*was rows {rows[0]}, {rows[1]}, ",
+    ):
+        fit(objective, tmp_path, source)
+    told = read_json(tmp_path / "not-finite.json")
+    assert told == {"step": 4, "term": "ce", "rows": rows}
     fresh = triple_loss()
     outcome = fit(fresh, tmp_path)
     assert weights_of(fresh).isfinite().all()
     assert len(outcome.curve) == 8
+
+
+def test_gradient_that_is_not_finite_is_told_from_the_terms(tmp_path: Path) -> None:
+    objective = triple_loss()
+    objective.student.vocab_projector.bias.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(TrainingError, match="step 1: the gradient is not finite"):
+        fit(objective, tmp_path)
+
+
+def test_curve_that_a_kill_cuts_between_two_rows_goes_on_as_if_nothing_had_happened(
+    tmp_path: Path,
+) -> None:
+    # 402 steps make a row of every second one, and a stop after step 3 falls between two rows.
+    def stop_after(step: int, workspace: Path) -> list[dict[str, float]]:
+        source = stopping(batches(1), step - 1, signal.SIGINT)
+        with pytest.raises(Interrupted, match=f"stopped after step {step} of"):
+            fit(triple_loss(), workspace, source, num_steps=402, batch_sequences=1)
+        return read_json(workspace / f"step-{step:08d}" / "state.json")["curve"]
+
+    for name in ("undisturbed", "killed"):
+        (tmp_path / name).mkdir()
+    undisturbed = stop_after(10, tmp_path / "undisturbed")
+    stop_after(3, tmp_path / "killed")
+    assert stop_after(10, tmp_path / "killed") == undisturbed
+    assert [row["step"] for row in undisturbed] == [2, 4, 6, 8, 10]
+
+
+def test_listener_hears_the_whole_curve_at_every_row_and_when_a_run_goes_on(
+    tmp_path: Path,
+) -> None:
+    heard: list[list[float]] = []
+
+    def listener(curve: list[dict[str, float]]) -> None:
+        heard.append([row["step"] for row in curve])
+
+    def run(source: Batches) -> None:
+        train(
+            triple_loss(), source, schedule(), 8, launch(), ALONE,
+            seed=3, workspace=tmp_path, title="tiny", listener=listener,
+        )  # fmt: skip
+
+    with pytest.raises(Interrupted):
+        run(stopping(batches(), 1, signal.SIGINT))
+    run(batches())
+    assert heard[:3] == [[1], [1, 2], [1, 2]]
+    assert heard[-1] == list(range(1, 9))
 
 
 def test_more_processes_than_sequences_are_refused() -> None:

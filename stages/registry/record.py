@@ -10,7 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-COST = ("num_parameters", "num_steps", "num_tokens", "seconds", "device_hours", "tokens_per_second")
+COST = (
+    "num_parameters",
+    "num_steps",
+    "num_tokens",
+    "seconds",
+    "device_hours",
+    "num_attempts",
+    "energy_joules",
+    "tokens_per_second",
+)
+"""Numbers of a training report; one that was not measured is absent from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +76,7 @@ def report_metrics(
         "retention": model["retention"],
         "weights_megabytes": model["weights_megabytes"],
         **{f"heldout/{name}": value for name, value in training["heldout"].items()},
-        **{name: training[name] for name in COST},
+        **{name: training.get(name) for name in COST},
         **{f"speedup/{batch}": value for batch, value in ratios["speedup"].items()},
         "parameter_fraction": ratios["parameter_fraction"],
         "gate/passed": gate["passed"],

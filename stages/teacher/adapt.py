@@ -17,8 +17,9 @@ from stages.teacher.models import open_teacher, save_model
 from stages.training.batches import MaskedBatches
 from stages.training.curves import write_curve
 from stages.training.heldout import measure_heldout
-from stages.training.loop import Outcome, train
+from stages.training.loop import train
 from stages.training.processes import Processes, joined_processes, start_processes
+from stages.training.spending import Outcome
 from stages.training.triple_loss import TripleLoss
 
 

@@ -91,6 +91,16 @@ class MaskedBatches:
         }
 
 
+def num_tokens(batch: Batch) -> int:
+    """Return the number of tokens in a batch; padding is none."""
+    return int(batch["attention_mask"].sum())
+
+
+def rows_of(batches: Batches, step: int) -> list[int]:
+    """Return the rows of the training split that a step is made of; none where they have none."""
+    return batches.order.indices(step).tolist() if isinstance(batches, MaskedBatches) else []
+
+
 def share(batch: Batch, rank: int, world_size: int) -> Batch:
     """Return one process's part of a global batch: neighbouring rows, as even as possible."""
     size = len(next(iter(batch.values())))

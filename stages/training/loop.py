@@ -8,25 +8,25 @@ halt at the first value that is not finite.
 
 import contextlib
 import math
-import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from stages.command import log
-from stages.errors import Interrupted, SettingsError, TrainingError
-from stages.training.batches import Batch, Batches, micro_batches, share
+from stages.errors import Interrupted, SettingsError
+from stages.training.batches import Batch, Batches, micro_batches, num_tokens, share
 from stages.training.checkpoints import CurveRow, Progress, held, resume, save_checkpoint
+from stages.training.finite import NotFiniteError, naming_the_batch
 from stages.training.optimisation import learning_rate, make_optimizer
 from stages.training.processes import Processes
+from stages.training.progress import progress_line
+from stages.training.spending import Outcome, Spending
 from stages.training.stopping import StopWish, stop_on_signals
 
 if TYPE_CHECKING:
@@ -53,29 +53,6 @@ class Objective(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a finished training run measured."""
-
-    num_steps: int
-    seconds: float
-    """Wall time of all attempts up to their last checkpoints."""
-    device: str
-    num_processes: int
-    curve: list[CurveRow]
-
-    def cost(self, num_tokens: int) -> dict[str, float | str]:
-        """Return what reports say of a run; device-hours are GPU-hours on GPUs."""
-        return {
-            "num_steps": self.num_steps,
-            "num_tokens": num_tokens,
-            "seconds": round(self.seconds, 2),
-            "device": self.device,
-            "device_hours": self.seconds * self.num_processes / 3600,
-            "tokens_per_second": num_tokens / self.seconds if self.seconds else 0.0,
-        }
-
-
 def train(
     objective: Objective,
     batches: Batches,
@@ -87,6 +64,8 @@ def train(
     seed: int,
     workspace: Path | None,
     title: str,
+    flops_per_token: float | None = None,
+    listener: Callable[[list[CurveRow]], None] | None = None,
 ) -> Outcome:
     """Train an objective's parameters in place, from the newest checkpoint if there is one.
 
@@ -99,7 +78,11 @@ def train(
         processes: This process's place among all.
         seed: Of dropout, with the step and the rank.
         workspace: Where checkpoints live; None for runs short enough to start over.
-        title: For the progress bar.
+        title: For the progress line.
+        flops_per_token: Work of a step per token; the progress line then shows the share of the
+            machine's peak.
+        listener: Is given the curve so far, on the first process, whenever a row is added and when
+            a run goes on.
 
     Raises:
         Interrupted: on SIGINT or SIGTERM, after a checkpoint.
@@ -113,47 +96,74 @@ def train(
         )
     optimizer = make_optimizer(module, schedule)
     with held(workspace, processes), stop_on_signals() as stop, contextlib.ExitStack() as stack:
-        progress = Progress()
+        spending, progress = Spending(workspace, processes), Progress()
         if workspace is not None:
             progress = resume(workspace, module, optimizer, processes)
         if progress.step:
             log.info("%s: going on from step %d of %d", title, progress.step, num_steps)
         wrapped = DistributedDataParallel(module) if processes.world_size > 1 else module
-        bar = stack.enter_context(_bar(title, num_steps, progress.step, processes))
         run = _Run(objective, wrapped, optimizer, schedule, num_steps, launch, processes, seed)
         run.take_up(progress)
+        line = stack.enter_context(
+            progress_line(
+                title, objective.terms, num_steps, progress.step, processes,
+                schedule.precision, flops_per_token,
+            )
+        )  # fmt: skip
+        stack.enter_context(naming_the_batch(batches, workspace, processes))
+        hear = listener if listener and processes.is_first else None
+        if hear and progress.curve:
+            hear(progress.curve)
         clock = _Clock(progress.seconds)
         every = max(1, num_steps // NUM_CURVE_ROWS)
         for step in range(progress.step, num_steps):
-            run.step(step, batches(step))
+            batch = batches(step)
+            run.step(step, batch)
             progress.step, progress.seconds = step + 1, clock.seconds()
+            line.step(num_tokens(batch))
             if (step + 1) % every == 0 or step + 1 == num_steps:
                 row = run.flush(step + 1)
                 progress.curve.append(row)
-                shown = {name: f"{row[name]:.3f}" for name in ("loss", *objective.terms)}
-                bar.set_postfix(shown, refresh=False)
-            bar.update()
-            if workspace is not None:
-                _checkpoint_if_due(workspace, run, progress, clock, stop)
-            elif processes.any(stop.wanted)[0]:
-                raise Interrupted(f"{title}: stopped at step {step + 1}; run it again to redo it")
+                line.show(row)
+                if hear:
+                    hear(progress.curve)
+            _note_and_checkpoint(workspace, run, progress, clock, stop, spending)
+        spending.note()
     return Outcome(
-        num_steps, progress.seconds, processes.device.type, processes.world_size, progress.curve
+        num_steps,
+        progress.seconds,
+        processes.device.type,
+        processes.world_size,
+        progress.curve,
+        spending.device_seconds,
+        len(spending.attempts),
+        spending.joules,
     )
 
 
-def _checkpoint_if_due(
-    workspace: Path, run: "_Run", progress: Progress, clock: "_Clock", stop: StopWish
+def _note_and_checkpoint(
+    workspace: Path | None,
+    run: "_Run",
+    progress: Progress,
+    clock: "_Clock",
+    stop: StopWish,
+    spending: Spending,
 ) -> None:
-    last = progress.step == run.num_steps
+    first, last = run.processes.is_first, progress.step == run.num_steps
     due = last or clock.since_mark() >= run.launch.checkpoint_every_seconds
     # Clocks differ between processes, and a signal may reach only one of them.
-    stopping, saving = run.processes.any(stop.wanted, due and run.processes.is_first)
-    if not (stopping or saving):
+    stopping, saving, noting = run.processes.any(
+        stop.wanted, due and first, spending.is_due() and first
+    )
+    if workspace is None and stopping:
+        raise Interrupted(f"stopped at step {progress.step}; run it again to redo it")
+    if noting or stopping:
+        spending.note()
+    if workspace is None or not (stopping or saving):
         return
-    run.check_finite(progress.step)
+    run.check_finite()
     run.put_down(progress)
-    if run.processes.is_first:
+    if first:
         model = cast(nn.Module, run.objective)
         save_checkpoint(workspace, model, run.optimizer, progress, run.launch.num_checkpoints)
     run.processes.wait()
@@ -185,7 +195,8 @@ class _Run:
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         # Losses add up on the device: reading them every step would make the host wait for it.
         self.sums = torch.zeros(len(objective.terms) + 1, device=processes.device)
-        self.finite = torch.ones(len(objective.terms) + 1, device=processes.device)
+        # The first step at which each term, or the gradient, was not finite; 0 for none so far.
+        self.bad_step = torch.zeros(len(objective.terms) + 1, device=processes.device)
         self.num_summed = 0
 
     def step(self, step: int, batch: Batch) -> None:
@@ -210,10 +221,10 @@ class _Run:
             )
         self.processes.sum(terms)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.schedule.max_grad_norm)
-        healthy = torch.cat([terms[1:].isfinite(), norm.isfinite()[None]]).float()
-        self.finite = torch.minimum(self.finite, healthy)
+        bad = ~torch.cat([terms[1:].isfinite(), norm.isfinite()[None]])
+        self.bad_step = torch.where(bad & (self.bad_step == 0), float(step + 1), self.bad_step)
         if self.processes.device.type == "cpu":
-            self.check_finite(step + 1)
+            self.check_finite()
         rate = learning_rate(self.schedule, step, self.num_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -234,7 +245,7 @@ class _Run:
 
     def flush(self, step: int) -> CurveRow:
         """Return the means since the last flush, as a row of the curve."""
-        self.check_finite(step)
+        self.check_finite()
         values = (self.sums / self.num_summed).tolist()
         self.sums.zero_()
         self.num_summed = 0
@@ -242,15 +253,17 @@ class _Run:
         names = ("loss", *self.objective.terms)
         return {"step": step, **dict(zip(names, values, strict=True)), "learning_rate": rate}
 
-    def check_finite(self, step: int) -> None:
-        """Stop at the first value that is not finite, before a checkpoint could hold it."""
-        for name, finite in zip((*self.objective.terms, "the gradient"), self.finite, strict=True):
-            if not finite:
-                raise TrainingError(
-                    f"step {step}: {name} is not finite. The last good checkpoint is kept; lower "
-                    f"learning_rate ({self.schedule.learning_rate}) or look at the batch of that "
-                    "step, and run again"
-                )
+    def check_finite(self) -> None:
+        """Stop for the first value that was not finite, before a checkpoint could hold it."""
+        steps = self.bad_step.tolist()
+        if not any(steps):
+            return
+        names = (*self.objective.terms, "the gradient")
+        step, name = min(
+            ((step, name) for step, name in zip(steps, names, strict=True) if step),
+            key=lambda pair: pair[0],
+        )
+        raise NotFiniteError(int(step), name, self.schedule.learning_rate)
 
     def _gradients_stay_local(self, local: bool) -> contextlib.AbstractContextManager[None]:
         if local and isinstance(self.wrapped, DistributedDataParallel):
@@ -283,18 +296,3 @@ class _Clock:
 
     def mark(self) -> None:
         self.marked = time.monotonic()
-
-
-@contextlib.contextmanager
-def _bar(title: str, total: int, done: int, processes: Processes) -> Iterator[Any]:
-    with tqdm(
-        total=total,
-        initial=done,
-        desc=title,
-        unit="step",
-        disable=not processes.is_first,
-        # A log file keeps every line that a terminal would write over.
-        mininterval=1.0 if sys.stderr.isatty() else 15.0,
-        dynamic_ncols=True,
-    ) as bar:
-        yield bar

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 LAUNCHER = "DISTILLERY_LAUNCHER"
 """The variable that tells workers the process id of the torchrun they belong to."""
+RESTARTABLE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+"""Gives the processes a new store at every restart. In the shared one they find the addresses of
+those that have died, and wait for them half an hour."""
 SECONDS_BETWEEN_LOOKS = 0.2
 
 T = TypeVar("T")
@@ -92,6 +95,7 @@ def start_processes(launch: "Launch") -> None:
     num_cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores // launch.num_processes)))
     os.environ[LAUNCHER] = str(os.getpid())
+    os.environ |= RESTARTABLE
     torchrun = [
         sys.executable,
         "-m",

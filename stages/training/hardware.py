@@ -1,0 +1,47 @@
+"""How fast a device multiplies matrices at best: what a run's speed is compared with."""
+
+import time
+
+import torch
+
+PEAKS: dict[str, dict[str, float]] = {
+    # Dense tensor-core rates without sparsity, from the makers' data sheets, in 10^12 a second.
+    "B200": {"bfloat16": 2250, "float32": 80},
+    "H200": {"bfloat16": 989, "float32": 67},
+    "H100 PCIe": {"bfloat16": 756, "float32": 51},
+    "H100": {"bfloat16": 989, "float32": 67},
+    "A100": {"bfloat16": 312, "float32": 19.5},
+    "L40S": {"bfloat16": 362, "float32": 91.6},
+    "L4": {"bfloat16": 121, "float32": 30.3},
+    # Neither has bfloat16 on its tensor cores: the rate is that of float16.
+    "V100": {"bfloat16": 125, "float32": 15.7},
+    "T4": {"bfloat16": 65, "float32": 8.1},
+}
+"""GPU name -> precision -> 10^12 floating-point operations a second."""
+
+
+def peak_flops(device: torch.device, precision: str) -> float | None:
+    """Return the most floating-point operations that a device does in a second.
+
+    Of a GPU what its maker says, None where it is not known here; of the CPU what a matrix product
+    reaches now, with this process's threads, in a fifth of a second.
+    """
+    if device.type != "cuda":
+        return matmul_rate()
+    name = torch.cuda.get_device_name(device)
+    for known, rates in PEAKS.items():
+        if known in name:
+            return rates[precision] * 1e12
+    return None
+
+
+def matmul_rate(seconds: float = 0.2, size: int = 1024) -> float:
+    """Return the operations a second of float32 matrix products on the CPU: the best of several."""
+    a, b, out = (torch.ones(size, size) for _ in range(3))
+    best, end = 0.0, time.perf_counter() + seconds
+    torch.mm(a, b, out=out)
+    while best == 0.0 or time.perf_counter() < end:
+        start = time.perf_counter()
+        torch.mm(a, b, out=out)
+        best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best
