@@ -156,13 +156,14 @@ def summary() -> dict:
             STUDENT: {
                 "num_parameters": 100,
                 "weights_megabytes": 0.1,
-                "speedup": {"1": 1.1, "16": 1.9},
+                "speedup": 1.1,
                 "tasks": {
                     "acceptability": {"median": 76.0, "min": 75.0, "max": 77.0},
                     "package": {"median": 84.0, "min": 83.0, "max": 85.0},
                 },
                 "average": {"mean_of_tasks": 80.0},
                 "retention": 100.0,
+                "retention_interval": {"low": 97.5, "high": 102.5},
                 "heldout_kl": 1.5,
             }
         },

@@ -10,8 +10,12 @@ import pytest
 
 from stages import params
 from stages.errors import DataError
+from stages.evaluation.classifier import open_classifier
 from stages.evaluation.examples import ShuffledBatches, read_examples
 from stages.evaluation.finetune import finetune, spread
+from stages.evaluation.metrics import score
+from stages.evaluation.predictions import read_predictions
+from stages.evaluation.task_models import open_model
 from tests.conftest import ROOT
 from tests.tiny_models import ALONE
 from tests.tiny_pipeline import save_teacher
@@ -42,8 +46,11 @@ def write_task(folder: Path, *, regression: bool = False, pair: bool = False) ->
         "kind": "regression" if regression else "classification",
         "labels": None if regression else ["without", "with"],
         "metrics": ["pearson", "spearman"] if regression else ["mcc"],
+        "scored_by": ["pearson", "spearman"] if regression else ["mcc"],
         "is_glue": False,
+        "is_derived": True,
         "validation_splits": ["validation"],
+        "test_splits": [],
     }
     (folder / "task.json").write_text(json.dumps(task))
     return folder
@@ -72,11 +79,64 @@ def test_learnable_task_is_learnt_with_every_seed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     task = write_task(tmp_path / "task", regression=regression, pair=pair)
-    report = finetune(model, task, settings(), ALONE, tmp_path / "report.json")
+    report = finetune(
+        model, task, settings(), ALONE, tmp_path / "report.json", tmp_path / "p.parquet"
+    )
     assert len(report["score"]["values"]) == 2
     assert report["score"]["min"] > 80
     assert report == json.loads((tmp_path / "report.json").read_text())
     assert not list((tmp_path / ".scratch").iterdir())
+
+
+def test_what_was_answered_is_kept_and_gives_the_reported_score(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    task = write_task(tmp_path / "task")
+    report = finetune(
+        model, task, settings(num_epochs=2), ALONE, tmp_path / "r.json", tmp_path / "p.parquet"
+    )
+    kept = read_predictions(tmp_path / "p.parquet", "validation")
+    assert kept is not None
+    assert kept.answers_SN.shape == (2, 40)
+    again = [score(["mcc"], answers, kept.truth_N)["mcc"] for answers in kept.answers_SN]
+    assert again == report["metrics"]["mcc"]["values"]
+    assert read_predictions(tmp_path / "p.parquet", "test") is None
+
+
+def test_test_splits_are_predicted_and_ax_is_scored_where_it_is_labelled(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    task = write_task(tmp_path / "task", pair=True)
+    description = json.loads((task / "task.json").read_text())
+    description |= {"name": "mnli", "labels": ["entailment", "neutral", "contradiction"]}
+    description |= {"metrics": ["accuracy"], "scored_by": ["accuracy"]}
+    description |= {"validation_splits": ["validation_matched"]}
+    description |= {"test_splits": ["test_matched", "ax"]}
+    (task / "task.json").write_text(json.dumps(description))
+    table = pq.read_table(task / "validation.parquet")
+    pq.write_table(table, task / "validation_matched.parquet")
+    pq.write_table(table, task / "ax.parquet")
+    hidden = table.set_column(2, "label", pa.array([-1] * table.num_rows, pa.int64()))
+    pq.write_table(hidden, task / "test_matched.parquet")
+    report = finetune(model, task, settings(), ALONE, tmp_path / "r.json", tmp_path / "p.parquet")
+    assert list(report["metrics"]) == ["accuracy", "mcc_ax"]
+    assert report["metrics"]["mcc_ax"]["median"] > 0.8
+    answered = read_predictions(tmp_path / "p.parquet", "test_matched")
+    assert answered is not None
+    assert answered.answers_SN.shape == (2, 40)
+    assert set(answered.truth_N) == {-1}
+
+
+def test_a_classifier_of_another_label_order_is_refused(model: Path, tmp_path: Path) -> None:
+    labels = ["not_entailment", "entailment"]
+    classifier = open_classifier(model, labels, dropout=0.0, seed=1)
+    classifier.save_pretrained(tmp_path / "tuned")
+    task = {"kind": "classification", "labels": ["entailment", "not_entailment"]}
+    with pytest.raises(DataError, match=r"labels \['not_entailment', 'entailment'\], and the task"):
+        open_model(tmp_path / "tuned", task, 0.0, 1)
+    open_model(tmp_path / "tuned", task | {"labels": labels}, 0.0, 1)
 
 
 def test_same_seed_gives_the_same_score(
@@ -85,7 +145,10 @@ def test_same_seed_gives_the_same_score(
     monkeypatch.chdir(tmp_path)
     task = write_task(tmp_path / "task")
     short = settings(num_epochs=1)
-    reports = [finetune(model, task, short, ALONE, tmp_path / "r.json") for _ in range(2)]
+    reports = [
+        finetune(model, task, short, ALONE, tmp_path / "r.json", tmp_path / "p.parquet")
+        for _ in range(2)
+    ]
     assert reports[0]["metrics"] == reports[1]["metrics"]
 
 
@@ -98,11 +161,16 @@ def test_finished_seeds_are_kept_when_the_stage_is_killed(
     unwritable.write_text("")
     # Everything is computed, then the report cannot be written: the folder is a file.
     with pytest.raises(OSError, match=r"file"):
-        finetune(model, task, settings(num_epochs=1), ALONE, unwritable / "report.json")
+        finetune(
+            model, task, settings(num_epochs=1), ALONE, unwritable / "report.json", tmp_path / "p"
+        )
     (workspace,) = (tmp_path / ".scratch").iterdir()
     marked = {"metrics": {"mcc": 0.123}, "seconds": 1.0}
+    assert (workspace / "seed-1.parquet").is_file()
     (workspace / "seed-1.json").write_text(json.dumps(marked))
-    report = finetune(model, task, settings(num_epochs=1), ALONE, tmp_path / "report.json")
+    report = finetune(
+        model, task, settings(num_epochs=1), ALONE, tmp_path / "report.json", tmp_path / "p.parquet"
+    )
     assert report["metrics"]["mcc"]["values"][0] == 0.123
 
 

@@ -181,6 +181,13 @@ def test_a_teacher_taken_as_it_is_has_no_curve_and_no_cost(reports: Path) -> Non
     assert "teacher, adapted to the corpus" not in text
 
 
+def test_retention_is_shown_with_its_interval(reports: Path) -> None:
+    text, summary = page_of(reports)
+    low = summary["models"]["distilbert"]["retention_interval"]["low"]
+    assert "95 % interval" in text
+    assert f'data-key="models.distilbert.retention_interval.low">{low:.1f}' in text
+
+
 def test_derived_tasks_are_said_not_to_be_glue(reports: Path) -> None:
     text, _ = page_of(reports)
     assert "These tasks are not GLUE." in text
@@ -190,7 +197,8 @@ def test_derived_tasks_are_said_not_to_be_glue(reports: Path) -> None:
 
 def test_glue_stands_beside_what_was_published(reports: Path) -> None:
     for model in ("teacher", *STUDENTS):
-        change(reports / "finetune" / model / "package.json", is_glue=True, title="RTE")
+        rte = {"is_glue": True, "is_derived": False, "title": "RTE"}
+        change(reports / "finetune" / model / "package.json", **rte)
     text, _ = page_of(reports)
     assert "Some of these tasks are not GLUE." in text
     assert "DistilBERT-uncased" in text

@@ -24,8 +24,11 @@ def summary_of(folder: Path, tasks: list[str] = TASKS) -> dict[str, Any]:
 
 def test_scores_are_the_medians_with_the_smallest_and_the_largest(reports: Path) -> None:
     tasks = summary_of(reports)["models"]["teacher"]["tasks"]
-    assert tasks["acceptability"] == {"median": 50.0, "min": 40.0, "max": 52.0}
-    assert tasks["package"] == {"median": 80.0, "min": 80.0, "max": 84.0}
+    spread = {
+        task: [score[key] for key in ("median", "min", "max")] for task, score in tasks.items()
+    }
+    assert spread == {"acceptability": [50.0, 40.0, 52.0], "package": [80.0, 80.0, 84.0]}
+    assert tasks["package"]["metrics"] == {"accuracy": 0.8}
 
 
 def test_retention_is_the_mean_of_the_ratios_of_medians(reports: Path) -> None:
@@ -35,6 +38,27 @@ def test_retention_is_the_mean_of_the_ratios_of_medians(reports: Path) -> None:
     # (30/50 + 64/80) / 2
     assert models["mlm_only"]["retention"] == pytest.approx(70.0)
     assert models["teacher"]["retention"] == pytest.approx(100.0)
+
+
+def test_retention_has_an_interval_and_every_task_its_own(reports: Path) -> None:
+    summary = summary_of(reports)
+    assert summary["interval"]["level"] == 0.95
+    student = summary["models"]["distilbert"]
+    assert student["tasks"]["package"]["retention"] == pytest.approx(95.0)
+    for measured in (student, *student["tasks"].values()):
+        interval = measured["retention_interval"]
+        assert interval["low"] < measured["retention"] < interval["high"]
+        # 400 examples and seeds that are ten points apart.
+        assert 2 < interval["high"] - interval["low"] < 60
+    assert summary["models"]["teacher"]["retention_interval"] is None
+
+
+def test_without_a_models_answers_there_is_no_interval(reports: Path) -> None:
+    (reports / "predictions" / "mlm_only" / "package.parquet").unlink()
+    models = summary_of(reports)["models"]
+    assert models["mlm_only"]["retention_interval"] is None
+    assert models["mlm_only"]["tasks"]["acceptability"]["retention_interval"] is None
+    assert models["distilbert"]["retention_interval"] is not None
 
 
 @pytest.mark.parametrize("teacher_score", [0.0, -3.0])

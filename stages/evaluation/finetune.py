@@ -1,7 +1,8 @@
 """Fine-tune one model on one task with every seed, and score it.
 
-Reads a stock model folder and a task's examples; writes a report with every seed's value. A seed
-that is done is not done again when the stage is killed and rerun.
+Reads a stock model folder and a task's examples; writes a report with every seed's value, and what
+every seed answered to every example. A seed that is done is not done again when the stage is killed
+and rerun.
 """
 
 import argparse
@@ -11,11 +12,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from stages.command import log, parser_for, run
-from stages.evaluation.classifier import TaskLoss, open_classifier, predict
-from stages.evaluation.examples import Examples, ShuffledBatches, read_examples
-from stages.evaluation.metrics import headline, score
-from stages.evaluation.tasks import get_task, metric_key
+from stages.evaluation.examples import ShuffledBatches
+from stages.evaluation.metrics import headline
+from stages.evaluation.predictions import table_of, write_predictions
+from stages.evaluation.task_models import Split, answers, objective, open_model, read_split, scored
 from stages.files import read_json, scratch, sha256_of, sha256_of_tree, write_json
 from stages.params import FineTune, Launch, Params, Schedule, load
 from stages.training.loop import train
@@ -25,21 +29,19 @@ from stages.training.processes import Processes, joined_processes
 def finetune_once(
     model_folder: Path,
     task: dict[str, Any],
-    training: Examples,
-    validation: dict[str, Examples],
+    training: Split,
+    judged: dict[str, Split],
     settings: FineTune,
     launch: Launch,
     processes: Processes,
     seed: int,
-) -> dict[str, float]:
-    """Fine-tune with one seed and return the metrics of every validation split."""
-    regression = task["kind"] == "regression"
-    model = open_classifier(model_folder, task["labels"], settings.dropout, seed)
-    model = model.to(processes.device)
-    batches = ShuffledBatches(training, settings.batch_examples, seed)
+) -> tuple[dict[str, float], pa.Table]:
+    """Fine-tune with one seed; return the metrics and the answers of every split but train."""
+    model = open_model(model_folder, task, settings.dropout, seed).to(processes.device)
+    batches = ShuffledBatches(training.examples, settings.batch_examples, seed)
     num_steps = max(1, round(settings.num_epochs * batches.per_epoch))
     train(
-        TaskLoss(model, regression=regression),
+        objective(model, task),
         batches,
         Schedule(
             num_steps=num_steps,
@@ -59,13 +61,8 @@ def finetune_once(
         workspace=None,
         title=f"{task['name']} seed {seed}",
     )
-    spec = get_task(task["name"])
-    metrics: dict[str, float] = {}
-    for split, examples in validation.items():
-        predictions = predict(model, examples, regression=regression)
-        for name, value in score(task["metrics"], predictions, examples.labels).items():
-            metrics[metric_key(spec, name, split)] = value
-    return metrics
+    given = {split: answers(model, examples, task) for split, examples in judged.items()}
+    return scored(given, task), table_of(seed, given)
 
 
 def spread(values: list[float]) -> dict[str, Any]:
@@ -80,20 +77,33 @@ def spread(values: list[float]) -> dict[str, Any]:
 
 
 def finetune(
-    model_folder: Path, task_folder: Path, params: Params, processes: Processes, out: Path
+    model_folder: Path,
+    task_folder: Path,
+    params: Params,
+    processes: Processes,
+    out: Path,
+    predictions: Path,
 ) -> dict[str, Any]:
-    """Write the report of one model on one task to `out`, and return it."""
+    """Write the report of one model on one task to `out`, and return it.
+
+    What was answered goes to `predictions` (stages/evaluation/predictions.py).
+    """
     settings, seeds = params.evaluation.finetune, params.evaluation.seeds
     task = read_json(task_folder / "task.json")
     tokenizer = model_folder / "tokenizer.json"
-    training = read_examples(
-        task_folder, "train", tokenizer, settings.max_length, settings.max_train_examples
+    training = read_split(
+        task_folder, task, "train", tokenizer, settings, settings.max_train_examples
     )
     validation = {
-        split: read_examples(
-            task_folder, split, tokenizer, settings.max_length, settings.max_validation_examples
+        split: read_split(
+            task_folder, task, split, tokenizer, settings, settings.max_validation_examples
         )
         for split in task["validation_splits"]
+    }
+    # Predicted whole: a server that is sent a part refuses it.
+    test = {
+        split: read_split(task_folder, task, split, tokenizer, settings, None)
+        for split in task["test_splits"]
     }
     workspace = scratch(
         f"finetune-{model_folder.name}-{task['name']}",
@@ -106,21 +116,31 @@ def finetune(
         file = workspace / f"seed-{seed}.json"
         if not file.exists():
             clock = time.monotonic()
-            metrics = finetune_once(
-                model_folder, task, training, validation, settings, params.launch, processes, seed
+            metrics, answered = finetune_once(
+                model_folder,
+                task,
+                training,
+                validation | test,
+                settings,
+                params.launch,
+                processes,
+                seed,
             )
             seconds = time.monotonic() - clock
+            write_predictions([answered], workspace / f"seed-{seed}.parquet")
             write_json(file, {"metrics": metrics, "seconds": seconds})
         done.append(read_json(file))
     names = list(done[0]["metrics"])
     metrics_by_seed = {name: [result["metrics"][name] for result in done] for name in names}
-    scores = [headline(result["metrics"], task["metrics"]) for result in done]
+    scores = [headline(result["metrics"], task["scored_by"]) for result in done]
     report = {
         "model": model_folder.name,
         "task": task["name"],
         "title": task["title"],
         "kind": task["kind"],
         "is_glue": task["is_glue"],
+        "is_derived": task["is_derived"],
+        "scored_by": task["scored_by"],
         "score": spread(scores),
         "metrics": {name: spread(values) for name, values in metrics_by_seed.items()},
         "seeds": seeds,
@@ -129,6 +149,8 @@ def finetune(
         "seconds": round(sum(result["seconds"] for result in done), 2),
         "settings": settings.model_dump(mode="json"),
     }
+    tables = [pq.read_table(workspace / f"seed-{seed}.parquet") for seed in seeds]
+    write_predictions(tables, predictions)
     write_json(out, report)
     shutil.rmtree(workspace)
     return report
@@ -137,7 +159,14 @@ def finetune(
 def main(arguments: argparse.Namespace) -> None:
     """Run the stage with the settings in force."""
     with joined_processes() as processes:
-        report = finetune(arguments.model, arguments.task_data, load(), processes, arguments.report)
+        report = finetune(
+            arguments.model,
+            arguments.task_data,
+            load(),
+            processes,
+            arguments.report,
+            arguments.predictions,
+        )
     log.info(
         "%s on %s: median %.1f of %d seeds",
         report["model"],
@@ -148,4 +177,4 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run(main, parser_for(__doc__, ["model", "task-data", "report"]))
+    run(main, parser_for(__doc__, ["model", "task-data", "report", "predictions"]))

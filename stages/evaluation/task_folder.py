@@ -13,6 +13,7 @@ from typing import TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.errors import DataError
 from stages.evaluation.tasks import TaskSpec
 from stages.files import atomic_output, write_json
 
@@ -55,7 +56,18 @@ class TaskData:
 
 
 def write_task(spec: TaskSpec, data: TaskData, source: str, out: Path) -> None:
-    """Write a task's folder, whole or not at all; `source` is a sentence for people."""
+    """Write a task's folder, whole or not at all; `source` is a sentence for people.
+
+    Raises:
+        DataError: an example that is to be learned from or scored has no label.
+    """
+    for split, rows in {"train": data.train, **data.validation}.items():
+        hidden = sum(isinstance(row, Example) and row.label == HIDDEN for row in rows)
+        if hidden:
+            raise DataError(
+                f"task {spec.name}: {hidden} of {len(rows)} examples of split {split} have no "
+                f"label (they have {HIDDEN}); labels may be hidden in test splits only"
+            )
     description = {
         "name": spec.name,
         "title": spec.title,

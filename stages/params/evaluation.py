@@ -16,6 +16,8 @@ class FineTune(Settings):
     warmup_fraction: Fraction = 0.1
     weight_decay: float = Field(default=0.01, ge=0)
     max_length: int = Field(default=128, ge=8, le=512)
+    stride: Positive = 128
+    """Of questions on texts: tokens from one window of a long text to the next."""
     dropout: Fraction = 0.1
     max_train_examples: Positive | None = None
     max_validation_examples: Positive | None = None

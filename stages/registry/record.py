@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 COST = (
-    "num_parameters",
     "num_steps",
     "num_tokens",
     "seconds",
@@ -61,6 +60,9 @@ def report_metrics(
 ) -> dict[str, float]:
     """Return every number that the run records once.
 
+    What is below models.<student> in the summary is recorded under its path there, with slashes:
+    tasks/cola/median, average/macro9_dev, retention_interval/low.
+
     Args:
         student: its name.
         summary: reports/summary.json, for the scores, the averages and the retention in percent.
@@ -71,10 +73,7 @@ def report_metrics(
     model = summary["models"][student]
     ratios = speed["ratios"][student]
     numbers: dict[str, Any] = {
-        **{f"tasks/{task}": score["median"] for task, score in model["tasks"].items()},
-        **{f"average/{name}": value for name, value in model["average"].items()},
-        "retention": model["retention"],
-        "weights_megabytes": model["weights_megabytes"],
+        **dict(_flat(model, separator="/")),
         **{f"heldout/{name}": value for name, value in training["heldout"].items()},
         **{name: training.get(name) for name in COST},
         **{f"speedup/{batch}": value for batch, value in ratios["speedup"].items()},
@@ -95,10 +94,12 @@ def curve_points(path: Path) -> Iterator[Point]:
                     yield Point(f"curve/{name}", step, float(cell))
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(
+    settings: Mapping[str, Any], prefix: str = "", separator: str = "."
+) -> Iterator[tuple[str, Any]]:
     for key, value in settings.items():
         if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from _flat(value, f"{prefix}{key}{separator}", separator)
         else:
             yield f"{prefix}{key}", value
 

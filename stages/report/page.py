@@ -52,7 +52,8 @@ def render(reports: Reports, summary: Json, teacher_name: str, links: Links) -> 
         comparisons=sections.comparisons(reports, summary, models, hero),
         tasks=summary["tasks"],
         is_glue=any(task["is_glue"] for task in summary["tasks"]),
-        is_derived=any(not task["is_glue"] for task in summary["tasks"]),
+        all_derived=all(task["is_derived"] for task in summary["tasks"]),
+        is_derived=any(task["is_derived"] for task in summary["tasks"]),
         seeds=sections.seeds(reports),
         dots=sections.dots(reports, summary, models),
         scatters=sections.scatters(reports, summary, models),
@@ -61,6 +62,7 @@ def render(reports: Reports, summary: Json, teacher_name: str, links: Links) -> 
         costs=sections.costs(reports),
         published=published,
         traced=partial(traced, summary),
+        between=partial(between, summary),
         spread=wording.spread,
         num_tokens=sections.num_tokens(reports),
         larger_batches=partial(sections.larger_batches, reports),
@@ -77,3 +79,9 @@ def traced(summary: Mapping[str, Any], how: str, *keys: str) -> Markup | str:
     if not wording.is_number(value):
         return text
     return tag("data", text, value=repr(value), data_key=".".join(keys))
+
+
+def between(summary: Mapping[str, Any], *keys: str) -> Markup:
+    """Return an interval of the summary, both ends with their exact values and their places."""
+    low, high = (traced(summary, "percent", *keys, end) for end in ("low", "high"))
+    return Markup("{} to {}").format(low, high)

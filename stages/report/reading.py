@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.evaluation.predictions import SeedAnswers, read_predictions
+from stages.evaluation.tasks import get_task
 from stages.files import read_json
 
 Json = Mapping[str, Any]
@@ -33,6 +35,8 @@ class Reports:
     students: dict[str, Json]
     finetune: dict[str, dict[str, Json]]
     """By model, then by task."""
+    answers: dict[str, dict[str, SeedAnswers | None]]
+    """What was answered to the headline split, by model, then by task."""
     speed: Json
     corpus: Json | None
     expectations: Json | None
@@ -60,6 +64,16 @@ def load_reports(
         students={name: read_json(folder / "students" / f"{name}.json") for name in students},
         finetune={
             model: {task: read_json(folder / "finetune" / model / f"{task}.json") for task in tasks}
+            for model in models
+        },
+        answers={
+            model: {
+                task: read_predictions(
+                    folder / "predictions" / model / f"{task}.parquet",
+                    get_task(task).validation_splits[0],
+                )
+                for task in tasks
+            }
             for model in models
         },
         speed=read_json(folder / "speed.json"),

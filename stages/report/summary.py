@@ -8,6 +8,14 @@ measured here, never against a published one.
 from typing import Any
 
 from stages.evaluation.averages import averages, mean_of_tasks
+from stages.evaluation.intervals import (
+    LEVEL,
+    METHOD,
+    NUM_DRAWS,
+    Answered,
+    Interval,
+    retention_intervals,
+)
 from stages.report.reading import TEACHER, Json, Reports, smallest_batch
 
 
@@ -18,9 +26,15 @@ def summarise(reports: Reports, profile: str, baseline: str | None) -> dict[str,
         "profile": profile,
         "baseline": baseline,
         "tasks": [
-            {"name": name, "title": report["title"], "is_glue": report["is_glue"]}
+            {
+                "name": name,
+                "title": report["title"],
+                "is_glue": report["is_glue"],
+                "is_derived": report["is_derived"],
+            }
             for name, report in reports.finetune[TEACHER].items()
         ],
+        "interval": {"method": METHOD, "level": LEVEL, "draws": NUM_DRAWS},
         "average_convention": next(iter(models[TEACHER]["average"])),
         "models": models,
         "gate": {student: gate["passed"] for student, gate in reports.gates.items()},
@@ -41,19 +55,48 @@ def _model(reports: Reports, model: str) -> dict[str, Any]:
     speed = reports.speed["models"][model]
     is_teacher = model == TEACHER
     speedup = {} if is_teacher else reports.speed["ratios"][model]["speedup"]
-    medians = _medians(reports.finetune[model])
+    medians, full = _medians(reports.finetune[model]), _medians(reports.finetune[TEACHER])
+    interval, by_task = _intervals(reports, model)
     return {
         "num_parameters": speed["num_parameters"],
         "weights_megabytes": speed["weights_megabytes"],
         "speedup": 1.0 if is_teacher else speedup[smallest_batch(speedup)],
         "tasks": {
-            task: {key: report["score"][key] for key in ("median", "min", "max")}
+            task: {
+                **{key: report["score"][key] for key in ("median", "min", "max")},
+                "metrics": {name: spread["median"] for name, spread in report["metrics"].items()},
+                "retention": retention({task: medians[task]}, {task: full[task]}),
+                "retention_interval": by_task[task],
+            }
             for task, report in reports.finetune[model].items()
         },
         "average": _average(reports.finetune[model]),
-        "retention": retention(medians, _medians(reports.finetune[TEACHER])),
+        "retention": retention(medians, full),
+        "retention_interval": interval,
         "heldout_kl": None if is_teacher else reports.students[model]["heldout"].get("kl"),
     }
+
+
+def _intervals(reports: Reports, model: str) -> tuple[Any, dict[str, Any]]:
+    """Return the interval of the retention and each task's, None where there is none.
+
+    There is none of the teacher itself, and none without what every model answered.
+    """
+    tasks = reports.finetune[model]
+    pairs = {task: (reports.answers[TEACHER][task], reports.answers[model][task]) for task in tasks}
+    answered = {
+        task: Answered(teacher, student, tuple(tasks[task]["scored_by"]))
+        for task, (teacher, student) in pairs.items()
+        if teacher is not None and student is not None
+    }
+    if model == TEACHER or len(answered) < len(tasks):
+        return None, dict.fromkeys(tasks)
+    whole, by_task = retention_intervals(answered)
+    return _as_json(whole), {task: _as_json(interval) for task, interval in by_task.items()}
+
+
+def _as_json(interval: Interval | None) -> dict[str, float] | None:
+    return None if interval is None else {"low": interval.low, "high": interval.high}
 
 
 def _medians(tasks: dict[str, Json]) -> dict[str, float]:
