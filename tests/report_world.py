@@ -43,6 +43,7 @@ def write_reports(folder: Path) -> Path:
             | {
                 "temperature": 2.0,
                 "weights": {"ce": ce, "mlm": 1.0, "cos": ce / 5},
+                "num_layers": 3,
                 "teacher_layers": [0, 2, 5],
                 "heldout": {"kl": 0.75 if ce else 1.5, "mlm": 5.0, "cos": 0.1},
                 "initial_heldout": {"kl": 4.0, "mlm": 8.0, "cos": 0.5},

@@ -12,6 +12,13 @@ from stages import params
 from stages.errors import SettingsError
 from tests.conftest import ROOT
 
+PHASE = {"name": "one", "objectives": [{"kind": "mlm"}]}
+NO_WEIGHT = {"kind": "patience"}
+RECIPE = {
+    "architecture": {"kind": "bert", "num_layers": 2},
+    "initialise": {"kind": "random"},
+    "phases": [PHASE],
+}
 PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
 
 
@@ -62,6 +69,24 @@ def mistakes(path: Path) -> list[str]:
             "students.distilbert.weights: at least one of ce, mlm and cos must be greater than 0",
         ),
         (
+            {"students.distilbert": {"phases": [], "initialise": {"kind": "random"}}},
+            "students.distilbert.architecture: is missing\n"
+            "students.distilbert.phases: list should have at least 1 item after validation, not 0",
+        ),
+        (
+            {"students.distilbert": RECIPE | {"phases": [PHASE, PHASE]}},
+            "students.distilbert: two phases have the same name: one, one",
+        ),
+        (
+            {"students.distilbert": RECIPE | {"architecture": {"kind": "lstm"}}},
+            "students.distilbert.architecture: input tag 'lstm' found using 'kind' does not match "
+            "any of the expected tags: 'bert', 'roberta', 'modernbert', 'distilbert', 'mobilebert'",
+        ),
+        (
+            {"students.distilbert": RECIPE | {"phases": [PHASE | {"objectives": [NO_WEIGHT]}]}},
+            "students.distilbert.phases.0.objectives.0.weight: is missing",
+        ),
+        (
             {"distill.schedule.num_epochs": 3},
             "distill.schedule: give either num_steps or num_epochs, not both",
         ),
@@ -70,7 +95,7 @@ def mistakes(path: Path) -> list[str]:
 def test_mistake_is_named_with_its_key_value_and_bound(
     tmp_path: Path, changes: dict[str, object], expected: str
 ) -> None:
-    assert mistakes(broken(tmp_path, **changes)) == [expected]
+    assert mistakes(broken(tmp_path, **changes)) == expected.splitlines()
 
 
 def test_every_mistake_is_listed_at_once(tmp_path: Path) -> None:

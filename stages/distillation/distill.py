@@ -1,6 +1,7 @@
-"""Train one student from the teacher on the corpus, with the losses that params.yaml gives it.
+"""Train one student from the teacher on the corpus, as its recipe in params.yaml says.
 
 Reads the teacher and the shards; writes the student as a stock model, a report and a loss curve.
+A recipe's phases follow each other, each with its own checkpoints.
 Killed anywhere, the same command goes on from its last checkpoint to the identical student.
 Run by hand, on two processes: torchrun --nproc-per-node 2 -m stages.distillation.distill ...
 """
@@ -10,10 +11,11 @@ import shutil
 
 from stages.command import log, parser_for, run
 from stages.corpus.reading import Sequences, open_split
+from stages.distillation.phases import hold_unreached, phase_losses, rate_factors, stretches
 from stages.errors import SettingsError
 from stages.files import scratch, sha256_of, write_json
 from stages.params import Params, load
-from stages.students.distilbert import build_student
+from stages.students.building import build
 from stages.students.heads import num_parameters
 from stages.teacher.models import open_teacher, save_model
 from stages.training.batches import MaskedBatches
@@ -21,7 +23,8 @@ from stages.training.curves import write_curve
 from stages.training.heldout import measure_heldout
 from stages.training.loop import train
 from stages.training.processes import Processes, joined_processes, start_processes
-from stages.training.triple_loss import FrozenTeacher, TripleLoss
+from stages.training.spending import Outcome, joined
+from stages.training.triple_loss import FrozenTeacher
 
 
 def distill(arguments: argparse.Namespace, params: Params, processes: Processes) -> None:
@@ -30,19 +33,15 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
         raise SettingsError(
             f"--student {arguments.student}: params.yaml has {', '.join(params.students)}"
         )
-    recipe, settings = params.students[arguments.student], params.distill
+    recipe, settings = params.students[arguments.student].recipe(), params.distill
     sequences = open_split(arguments.shards, "train")
     teacher_model = open_teacher(arguments.teacher).to(processes.device)
     teacher = FrozenTeacher(teacher_model)
     check_same_vocabulary(sequences, teacher_model.config.vocab_size)
-    student = build_student(
-        teacher_model,
-        recipe.teacher_layers,
-        initialise=recipe.initialise,
-        fold_token_type=recipe.fold_token_type,
-        dropout=settings.dropout,
-        seed=params.seed,
-    ).to(processes.device)
+    dropout = settings.dropout if recipe.dropout is None else recipe.dropout
+    student = build(teacher_model, recipe, dropout=dropout, seed=params.seed).to(processes.device)
+    plan = stretches(recipe, settings, sequences.num_sequences, student.config.num_hidden_layers)
+    losses = phase_losses(plan, student, teacher, teacher_model.config, settings, seed=params.seed)
     heldout = MaskedBatches(
         open_split(arguments.shards, "heldout"),
         params.launch.micro_batch_sequences,
@@ -56,7 +55,6 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
     report: dict[str, object] = {}
     if processes.is_first:
         report["initial_heldout"] = measured()
-    num_steps = settings.schedule.total_steps(sequences.num_sequences)
     workspace = scratch(
         f"distill-{arguments.student}",
         params.seed,
@@ -65,35 +63,49 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
         sequences.digest,
         sha256_of(arguments.teacher / "model.safetensors"),
     )
-    outcome = train(
-        TripleLoss(
-            student,
-            teacher,
-            recipe.weights,
-            temperature=settings.temperature,
-            positions=settings.positions,
-        ),
-        MaskedBatches(sequences, settings.schedule.batch_sequences, params.seed, settings.masking),
-        settings.schedule,
-        num_steps,
-        params.launch,
-        processes,
-        seed=params.seed,
-        workspace=workspace,
-        title=arguments.student,
-    )
+    outcomes: list[Outcome] = []
+    for index, (stretch, loss) in enumerate(zip(plan, losses, strict=True)):
+        # Every stretch draws its own order, masks and dropout; the first those of the run's seed.
+        seed = params.seed + index
+        batches = MaskedBatches(sequences, stretch.schedule.batch_sequences, seed, settings.masking)
+        factors = rate_factors(loss, stretch.only_layer)
+        hold_unreached(loss, batches(0), factors, processes.device)
+        alone = len(plan) == 1
+        folder = workspace if alone else workspace / f"{index:02d}-{stretch.name}"
+        folder.mkdir(exist_ok=True)
+        outcomes.append(
+            train(
+                loss,
+                batches,
+                stretch.schedule,
+                stretch.num_steps,
+                params.launch,
+                processes,
+                seed=seed,
+                workspace=folder,
+                title=arguments.student if alone else f"{arguments.student}, {stretch.name}",
+                rate_factors=factors,
+            )
+        )
+    outcome = joined(outcomes)
     if not processes.is_first:
         return
-    num_tokens = num_steps * settings.schedule.batch_sequences * sequences.sequence_length
-    report |= outcome.cost(num_tokens) | {
+    num_sequences = sum(s.num_steps * s.schedule.batch_sequences for s in plan)
+    report |= outcome.cost(num_sequences * sequences.sequence_length) | {
         "student": arguments.student,
         "num_parameters": num_parameters(student),
-        "batch_sequences": settings.schedule.batch_sequences,
+        "num_layers": student.config.num_hidden_layers,
+        "batch_sequences": plan[-1].schedule.batch_sequences,
         "temperature": settings.temperature,
         "positions": settings.positions,
-        "weights": recipe.weights.model_dump(),
-        "teacher_layers": recipe.teacher_layers,
-        "initialise": recipe.initialise,
+        "weights": {name: weight for loss in losses for name, weight in loss.weights.items()},
+        "recipe": recipe.model_dump(mode="json"),
+        "phases": [
+            {"name": s.name, "num_steps": s.num_steps, "weights": loss.weights}
+            for s, loss in zip(plan, losses, strict=True)
+        ],
+        "teacher_layers": getattr(recipe.initialise, "layers", []),
+        "initialise": recipe.initialise.kind,
         "heldout": measured(),
     }
     save_model(student, arguments.teacher, arguments.out)

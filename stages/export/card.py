@@ -31,9 +31,18 @@ def model_card(
 
 
 def _what_it_is(config: dict[str, Any]) -> str:
+    # DistilBERT has names of its own for what every other configuration calls alike.
+    layers, width, heads = (
+        config.get(name, config.get(other))
+        for name, other in (
+            ("num_hidden_layers", "n_layers"),
+            ("hidden_size", "dim"),
+            ("num_attention_heads", "n_heads"),
+        )
+    )
     return (
-        f"A distilled masked language model: {config['n_layers']} layers of width {config['dim']}, "
-        f"{config['n_heads']} heads, {config['vocab_size']:,} tokens, sequences of up to "
+        f"A distilled masked language model: {layers} layers of width {width}, {heads} heads, "
+        f"{config['vocab_size']:,} tokens, sequences of up to "
         f"{config['max_position_embeddings']} tokens. It is a stock "
         f"`{config['architectures'][0]}` and needs no code but transformers or ONNX Runtime."
     )
@@ -42,6 +51,12 @@ def _what_it_is(config: dict[str, Any]) -> str:
 def _how_it_was_made(report: dict[str, Any]) -> list[str]:
     weights = ", ".join(f"{term} {weight:g}" for term, weight in report["weights"].items())
     layers = ", ".join(str(layer) for layer in report["teacher_layers"])
+    start = f"Made from layers {layers} of the teacher (counted from 0)" if layers else "Trained"
+    soft = ""
+    if "ce" in report["weights"]:
+        soft = (
+            f"; temperature {report['temperature']:g}, soft targets on {report['positions']} tokens"
+        )
     heldout, before = report["heldout"], report["initial_heldout"]
     rows = [
         f"| {meaning} | {before[term]:.4f} | {heldout[term]:.4f} |"
@@ -55,9 +70,8 @@ def _how_it_was_made(report: dict[str, Any]) -> list[str]:
     table = ["| on held-out text | before | after |", "|---|---:|---:|", *rows]
     return [
         "## Training",
-        f"Made from layers {layers} of the teacher (counted from 0) in {report['num_steps']:,} "
-        f"steps on {report['num_tokens']:,} tokens. Loss: {weights}; temperature "
-        f"{report['temperature']:g}, soft targets on {report['positions']} tokens. "
+        f"{start} in {report['num_steps']:,} "
+        f"steps on {report['num_tokens']:,} tokens. Loss: {weights}{soft}. "
         f"{report['num_parameters']:,} parameters.",
         "\n".join(table),
     ]

@@ -51,6 +51,7 @@ from stages.params.release import (
     Registry,
 )
 from stages.params.students import (
+    AnyStudent,
     Distill,
     Student,
     Weights,
@@ -74,6 +75,7 @@ from stages.params.whole import (
 __all__ = [
     "PARAMS",
     "PROFILES",
+    "AnyStudent",
     "AtRandom",
     "AttentionMaps",
     "AttentionScores",

@@ -35,15 +35,13 @@ def load(path: Path = PARAMS) -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        lines = [_explain(path, mistake) for mistake in error.errors(include_url=False)]
+        lines = [_explain(path, raw, mistake) for mistake in error.errors(include_url=False)]
         raise SettingsError("\n".join(lines)) from error
 
 
-def _explain(path: Path, mistake: Any) -> str:
+def _explain(path: Path, raw: Any, mistake: Any) -> str:
     """Say one validation mistake in one line."""
-    keys = [str(part) for part in mistake["loc"]]
-    # A discriminated union puts the chosen kind into the location; the file has no such key.
-    keys = [key for i, key in enumerate(keys) if not (i and _is_union_tag(keys[:i], key))]
+    keys = _keys(raw, mistake)
     where = ".".join(keys)
     message = mistake["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
@@ -59,10 +57,22 @@ def _explain(path: Path, mistake: Any) -> str:
     return f"{path}: {where}{shown}: {message}" + (f" (the paper uses {hint})" if hint else "")
 
 
-def _is_union_tag(before: list[str], key: str) -> bool:
-    in_union = before[:2] == ["corpus", "sources"] and len(before) == 3
-    in_union |= before == ["teacher", "source"]
-    return in_union and key in {"docstrings", "wikipedia", "bookcorpus", "wheel", "folder", "hub"}
+def _keys(raw: Any, mistake: Any) -> list[str]:
+    """Return the keys of the file that lead to a mistake.
+
+    A union puts the kind it chose into the location as well; the file has no such key.
+    """
+    keys: list[str] = []
+    if not mistake["loc"]:
+        return []
+    *before, last = mistake["loc"]
+    for part in before:
+        if isinstance(raw, dict) and part not in raw:
+            continue
+        keys.append(str(part))
+        raw = raw[part] if isinstance(raw, dict | list) else None
+    is_tag = mistake["type"] != "missing" and isinstance(raw, dict) and last not in raw
+    return keys if is_tag and keys else [*keys, str(last)]
 
 
 def _paper_value(keys: list[str]) -> str | None:

@@ -1,10 +1,12 @@
 """Settings of the students and of their distillation."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from stages.params.base import Fraction, Positive, Settings
+from stages.params.objectives import Cosine, MaskedTokens, ObjectiveSettings, SoftTargets
+from stages.params.recipes import AtRandom, FromLayers, Initialise, Phase, Recipe, Shape
 from stages.params.training import Masking, Schedule
 
 
@@ -23,7 +25,7 @@ class Weights(Settings):
 
 
 class Student(Settings):
-    """A DistilBERT-shaped student: the teacher's width, some of its layers."""
+    """A DistilBERT student in short: the teacher's width, some of its layers, the triple loss."""
 
     teacher_layers: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
     """Zero-based layers of the teacher that become the student's; the paper's code takes
@@ -33,6 +35,37 @@ class Student(Settings):
     """Add the teacher's token-type row 0 to the positions. Without it (as upstream) even a full
     copy of the teacher differs from it."""
     weights: Weights
+
+    def recipe(self) -> Recipe:
+        """Return the same in full: one phase with the objectives whose weight is not 0."""
+        start: Initialise = AtRandom(kind="random")
+        if self.initialise == "teacher":
+            start = FromLayers(
+                kind="layers", layers=self.teacher_layers, fold_token_type=self.fold_token_type
+            )
+        objectives: list[ObjectiveSettings] = []
+        if self.weights.ce:
+            objectives.append(SoftTargets(kind="soft_targets", weight=self.weights.ce))
+        if self.weights.mlm:
+            objectives.append(MaskedTokens(kind="mlm", weight=self.weights.mlm))
+        if self.weights.cos:
+            objectives.append(Cosine(kind="cosine", weight=self.weights.cos))
+        return Recipe(
+            architecture=Shape(kind="distilbert", num_layers=len(self.teacher_layers)),
+            initialise=start,
+            phases=[Phase(name="distil", objectives=objectives)],
+        )
+
+
+def _form(value: Any) -> str:
+    in_full = isinstance(value, Recipe) or (isinstance(value, dict) and "phases" in value)
+    return "recipe" if in_full else "short"
+
+
+AnyStudent = Annotated[
+    Annotated[Student, Tag("short")] | Annotated[Recipe, Tag("recipe")], Discriminator(_form)
+]
+"""A student in short, or as a whole recipe: what has `phases` is one."""
 
 
 class Distill(Settings):

@@ -8,7 +8,7 @@ from stages.params.base import Name, Settings
 from stages.params.corpus import Corpus
 from stages.params.evaluation import Evaluation
 from stages.params.release import Export, Gate, Registry
-from stages.params.students import Distill, Student
+from stages.params.students import AnyStudent, Distill
 from stages.params.teacher import Teacher
 from stages.params.training import Launch
 
@@ -22,7 +22,7 @@ class Params(Settings):
     """A folder in the hub's layout that is read instead of the hub; null asks the hub."""
     corpus: Corpus
     teacher: Teacher
-    students: dict[Name, Student] = Field(min_length=1)
+    students: dict[Name, AnyStudent] = Field(min_length=1)
     distill: Distill
     evaluation: Evaluation
     export: Export

@@ -192,7 +192,7 @@ def curves(reports: Reports, found: Sequence[Model]) -> list[CurvePanel]:
 
 def _learned(reports: Reports, model: Model, term: str) -> bool:
     """Say whether a loss was part of what the student was trained on: it was not at weight 0."""
-    return bool(reports.students[model.name]["weights"][term] > 0)
+    return bool(reports.students[model.name]["weights"].get(term, 0) > 0)
 
 
 def _curve_panel(reports: Reports, term: str, meaning: str, found: Sequence[Model]) -> CurvePanel:

@@ -20,6 +20,8 @@ from stages.files import atomic_output, read_json, sha256_of
 from stages.params import FolderTeacher, HubTeacher, TeacherSource, WheelTeacher, load
 
 REQUIRED = ("config.json", "model.safetensors", "tokenizer.json")
+KINDS = ("bert", "roberta", "modernbert", "ib_bert")
+"""Architectures that a teacher can have; not every student can be made from each."""
 OPTIONAL = ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
@@ -66,10 +68,10 @@ def verify_vocabulary(folder: Path) -> None:
     from tokenizers import Tokenizer
 
     config = read_json(folder / "config.json")
-    if config.get("model_type") != "bert":
+    if config.get("model_type") not in KINDS:
         raise TeacherError(
-            f"the teacher is of type '{config.get('model_type')}'; DistilBERT students are made "
-            "from teachers of type 'bert'"
+            f"the teacher is of type '{config.get('model_type')}'; known here are "
+            f"{', '.join(KINDS)}"
         )
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     size = tokenizer.get_vocab_size(with_added_tokens=True)

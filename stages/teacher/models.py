@@ -4,12 +4,17 @@ import shutil
 from pathlib import Path
 
 import torch
-from transformers import BertForMaskedLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from stages.errors import TeacherError
-from stages.files import atomic_output
+from stages.files import atomic_output, read_json
+from stages.students.heads import set_dropout
+from stages.students.ib_bert import IBBertConfig, IBBertForMaskedLM
 from stages.training.checkpoints import disk_errors
+
+HEADS = ("cls.", "lm_head.", "head.", "decoder.")
+"""How the names of masked-language-model heads begin, by kind of model."""
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -21,8 +26,8 @@ TOKENIZER_FILES = (
 
 def open_teacher(
     folder: Path, *, seed: int = 0, dropout: float | None = None, needs_head: bool = True
-) -> BertForMaskedLM:
-    """Return the BERT masked language model in a folder.
+) -> PreTrainedModel:
+    """Return the masked language model in a folder: BERT, RoBERTa, ModernBERT, or IB-BERT.
 
     Args:
         folder: A stock model folder with safetensors.
@@ -35,23 +40,22 @@ def open_teacher(
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    rates = (
-        {}
-        if dropout is None
-        else {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-    )
+    own = read_json(folder / "config.json").get("model_type") == IBBertConfig.model_type
+    config = (IBBertConfig if own else AutoConfig).from_pretrained(folder, local_files_only=True)
+    if dropout is not None:
+        set_dropout(config, dropout)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, loading = BertForMaskedLM.from_pretrained(
+        model, loading = (IBBertForMaskedLM if own else AutoModelForMaskedLM).from_pretrained(
             folder,
+            config=config,
             dtype=torch.float32,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
-            **rates,
         )
     missing = sorted(loading["missing_keys"])
-    body = [name for name in missing if not name.startswith("cls.")]
+    body = [name for name in missing if not name.startswith(HEADS)]
     if body:
         raise TeacherError(f"{folder} lacks weights of the encoder: {', '.join(body[:3])} ...")
     if missing and needs_head:

@@ -18,11 +18,13 @@ def measure_heldout(
 ) -> dict[str, float]:
     """Return means over all real tokens of `kl` (nats, T = 1) and `cos`, over masked ones of `mlm`.
 
-    Without a teacher only `mlm` is measured. The model is left in eval mode.
+    Without a teacher only `mlm` is measured, and no `cos` where the widths differ. The model is
+    left in eval mode.
     """
     model.eval()
     sums = {"kl": 0.0, "mlm": 0.0, "cos": 0.0}
     num_real = num_masked = 0
+    comparable = False
     for cpu_batch in batches:
         batch = {name: tensor.to(model.device) for name, tensor in cpu_batch.items()}
         real_BS = batch["attention_mask"].bool()
@@ -31,7 +33,9 @@ def measure_heldout(
         if teacher is not None:
             taught_BSD = teacher.hidden(batch)
             soft = teacher.head(taught_BSD[real_BS])
-            sums["cos"] += float(cosine(hidden_BSD, taught_BSD, batch["attention_mask"]).sum)
+            comparable = taught_BSD.shape == hidden_BSD.shape
+            if comparable:
+                sums["cos"] += float(cosine(hidden_BSD, taught_BSD, batch["attention_mask"]).sum)
         losses = vocabulary_losses(
             head_of(model, hidden_BSD[real_BS]),
             soft,
@@ -46,5 +50,6 @@ def measure_heldout(
         num_masked += int(masked_positions(batch["labels"]).sum())
     means = {"mlm": sums["mlm"] / max(num_masked, 1)}
     if teacher is not None:
-        means |= {name: sums[name] / num_real for name in ("kl", "cos")}
+        names = ("kl", "cos") if comparable else ("kl",)
+        means |= {name: sums[name] / num_real for name in names}
     return means

@@ -9,7 +9,7 @@ halt at the first value that is not finite.
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -66,6 +66,7 @@ def train(
     title: str,
     flops_per_token: float | None = None,
     listener: Callable[[list[CurveRow]], None] | None = None,
+    rate_factors: Mapping[str, float] | None = None,
 ) -> Outcome:
     """Train an objective's parameters in place, from the newest checkpoint if there is one.
 
@@ -83,6 +84,7 @@ def train(
             machine's peak.
         listener: Is given the curve so far, on the first process, whenever a row is added and when
             a run goes on.
+        rate_factors: What the learning rate is multiplied by, by parameter name; None: 1.
 
     Raises:
         Interrupted: on SIGINT or SIGTERM, after a checkpoint.
@@ -94,7 +96,7 @@ def train(
             f"batch_sequences = {schedule.batch_sequences} is fewer than the "
             f"{processes.world_size} processes that share it"
         )
-    optimizer = make_optimizer(module, schedule)
+    optimizer = make_optimizer(module, schedule, rate_factors)
     with held(workspace, processes), stop_on_signals() as stop, contextlib.ExitStack() as stack:
         spending, progress = Spending(workspace, processes), Progress()
         if workspace is not None:
@@ -227,7 +229,7 @@ class _Run:
             self.check_finite()
         rate = learning_rate(self.schedule, step, self.num_steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate_factor"]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.sums += terms

@@ -1,5 +1,6 @@
 """The optimiser and its learning rate."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,18 +19,28 @@ def learning_rate(schedule: "Schedule", step: int, num_steps: int) -> float:
     return schedule.learning_rate * factor
 
 
-def make_optimizer(module: nn.Module, schedule: "Schedule") -> torch.optim.Optimizer:
-    """Return AdamW over what requires gradient; weight decay spares biases and LayerNorms."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for parameter in module.parameters():
+def make_optimizer(
+    module: nn.Module, schedule: "Schedule", rate_factors: Mapping[str, float] | None = None
+) -> torch.optim.Optimizer:
+    """Return AdamW over what requires gradient; weight decay spares biases and LayerNorms.
+
+    A group's `rate_factor` is what the schedule's learning rate is multiplied by: 1, or what
+    `rate_factors` gives for its parameters by name.
+    """
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             # Biases and LayerNorms are the vectors; pulling them to zero regularises nothing.
-            (decayed if parameter.ndim > 1 else plain).append(parameter)
+            factor = 1.0 if rate_factors is None else rate_factors[name]
+            groups.setdefault((parameter.ndim > 1, factor), []).append(parameter)
     return torch.optim.AdamW(
         [
-            {"params": decayed, "weight_decay": schedule.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
+            {
+                "params": parameters,
+                "weight_decay": schedule.weight_decay if decayed else 0.0,
+                "rate_factor": factor,
+            }
+            for (decayed, factor), parameters in groups.items()
         ],
         lr=schedule.learning_rate,
         betas=schedule.betas,

@@ -8,7 +8,7 @@ of life, its processes, and the energy where it is measured. A sign of life is n
 import math
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -61,6 +61,26 @@ class Outcome:
             "num_attempts": self.num_attempts,
             "tokens_per_second": num_tokens / self.seconds if self.seconds else 0.0,
         }
+
+
+def joined(outcomes: list[Outcome]) -> Outcome:
+    """Return phases that followed each other as one run: costs added up, curves end to end."""
+    curve: list[CurveRow] = []
+    num_steps = 0
+    for outcome in outcomes:
+        curve += [row | {"step": row["step"] + num_steps} for row in outcome.curve]
+        num_steps += outcome.num_steps
+    joules = [outcome.joules for outcome in outcomes if outcome.joules is not None]
+    return replace(
+        outcomes[-1],
+        num_steps=num_steps,
+        seconds=sum(outcome.seconds for outcome in outcomes),
+        curve=curve,
+        device_seconds=sum(outcome.device_seconds for outcome in outcomes),
+        # Every attempt passes through the first phase, if only to take up its end.
+        num_attempts=outcomes[0].num_attempts,
+        joules=sum(joules) if len(joules) == len(outcomes) else None,
+    )
 
 
 class Spending:

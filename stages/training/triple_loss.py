@@ -13,6 +13,7 @@ from stages.objectives.hidden_states import cosine
 from stages.objectives.term import masked_positions
 from stages.objectives.vocabulary import Head, vocabulary_losses
 from stages.students.heads import MaskedLM, encode, head_of
+from stages.students.taps import Seen, Taps, look
 from stages.training.batches import Batch
 
 if TYPE_CHECKING:
@@ -34,6 +35,12 @@ class FrozenTeacher:
         """Return the last hidden states, B x S x D."""
         assert not self._model.training, "the teacher was put into training mode"
         return encode(self._model, batch["input_ids"], batch["attention_mask"])
+
+    @torch.no_grad()
+    def look(self, batch: Batch, taps: Taps) -> Seen:
+        """Return the last hidden states, and what taps ask for beside them."""
+        assert not self._model.training, "the teacher was put into training mode"
+        return look(self._model, batch["input_ids"], batch["attention_mask"], taps)
 
     @torch.no_grad()
     def head(self, hidden_ND: Tensor) -> Head:
@@ -72,17 +79,24 @@ class TripleLoss(nn.Module):
 
     def forward(self, batch: Batch, counts: list[float]) -> tuple[Tensor, Tensor]:
         """Return the weighted loss of a micro-batch, and each term's sum."""
+        hidden_BSD = encode(self.student, batch["input_ids"], batch["attention_mask"])
+        taught_BSD = self.teacher.hidden(batch) if self.teacher is not None else None
+        return self.of_states(hidden_BSD, taught_BSD, batch, counts)
+
+    def of_states(
+        self, hidden_BSD: Tensor, taught_BSD: Tensor | None, batch: Batch, counts: list[float]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the same from the last hidden states of the student, and of a teacher asked."""
         count = {name: max(n, 1) for name, n in zip(self.terms, counts, strict=True)}
         real_BS = batch["attention_mask"].bool()
         masked_BS = masked_positions(batch["labels"])
-        hidden_BSD = encode(self.student, batch["input_ids"], batch["attention_mask"])
-
         # Where no soft targets are asked for, only masked positions need logits: 15 % of them.
         rows_BS = real_BS if "ce" in self.weights and self.positions == "all" else masked_BS
-        taught_BSD = soft = None
-        if self.teacher is not None:
-            taught_BSD = self.teacher.hidden(batch)
-            soft = self.teacher.head(taught_BSD[rows_BS]) if "ce" in self.weights else None
+        soft = None
+        if "ce" in self.weights:
+            assert self.teacher is not None
+            assert taught_BSD is not None
+            soft = self.teacher.head(taught_BSD[rows_BS])
         losses = vocabulary_losses(
             head_of(self.student, hidden_BSD[rows_BS]),
             soft,

@@ -1,0 +1,122 @@
+"""A student and the objectives of one phase, as the loop wants them.
+
+The vocabulary-sized losses and the cosine are those of the triple loss; what looks into the layers
+comes beside them. Student and teacher run once, whatever the number of objectives.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from stages.distillation.layer_terms import LayerTerm
+from stages.errors import SettingsError
+from stages.params import Cosine, MaskedTokens, MixedLabels, ObjectiveSettings, SoftTargets, Weights
+from stages.students.heads import MaskedLM
+from stages.students.taps import Taps, look
+from stages.training.batches import Batch
+from stages.training.triple_loss import FrozenTeacher, TripleLoss
+
+if TYPE_CHECKING:
+    from stages.params import Distill
+
+
+class PhaseLoss(nn.Module):
+    """The weighted sum of a phase's objectives (`stages.training.loop.Objective`)."""
+
+    def __init__(
+        self,
+        student: MaskedLM,
+        teacher: FrozenTeacher,
+        triple: TripleLoss | None,
+        layer_terms: Sequence[LayerTerm],
+        projections: nn.ModuleDict,
+    ) -> None:
+        super().__init__()
+        self.student, self.projections, self.triple = student, projections, triple
+        self.layer_terms = tuple(layer_terms)
+        self.student_taps = _all(term.student_taps for term in self.layer_terms)
+        self.teacher_taps = _all(term.teacher_taps for term in self.layer_terms)
+        # A teacher that no objective asks is not run.
+        asked = bool(self.layer_terms) or (triple is not None and triple.teacher is not None)
+        self.teacher = teacher if asked else None
+        self.terms = (
+            *(triple.terms if triple else ()),
+            *(term.name for term in self.layer_terms),
+        )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of every term."""
+        weights = dict(self.triple.weights) if self.triple else {}
+        return weights | {term.name: term.weight for term in self.layer_terms}
+
+    def counts(self, batch: Batch) -> list[float]:
+        """Return what each term sums over."""
+        counts = self.triple.counts(batch) if self.triple else []
+        return [*counts, *(term.count(batch) for term in self.layer_terms)]
+
+    def forward(self, batch: Batch, counts: list[float]) -> tuple[Tensor, Tensor]:
+        """Return the weighted loss of a micro-batch, and each term's sum."""
+        inputs = batch["input_ids"], batch["attention_mask"]
+        student = look(self.student, *inputs, self.student_taps)
+        teacher = None if self.teacher is None else self.teacher.look(batch, self.teacher_taps)
+        total, sums = student.last_BSD.new_zeros(()), []
+        num_triple = len(self.terms) - len(self.layer_terms)
+        if self.triple is not None:
+            taught_BSD = teacher.last_BSD if teacher and self.triple.teacher else None
+            total, triple_sums = self.triple.of_states(
+                student.last_BSD, taught_BSD, batch, counts[:num_triple]
+            )
+            sums = list(triple_sums)
+        for term, count in zip(self.layer_terms, counts[num_triple:], strict=True):
+            assert teacher is not None
+            term_sum = term.sum(student, teacher, batch)
+            total = total + term.weight / max(count, 1) * term_sum
+            sums.append(term_sum.detach().float())
+        return total, torch.stack(sums)
+
+
+def triple_of(
+    objectives: Sequence[ObjectiveSettings],
+    student: MaskedLM,
+    teacher: FrozenTeacher,
+    defaults: "Distill",
+) -> TripleLoss | None:
+    """Return the vocabulary-sized losses and the cosine among some objectives as one triple loss.
+
+    MobileBERT's mixed labels are soft targets at T = 1 and labels, both at masked positions: the
+    value is smaller by the entropy of the teacher's part, the gradient is the same.
+
+    Raises:
+        SettingsError: two objectives that need different soft targets.
+    """
+    weights = {"ce": 0.0, "mlm": 0.0, "cos": 0.0}
+    temperature, positions = 1.0, "masked"
+    kinds = {objective.kind for objective in objectives}
+    if "mixed_labels" in kinds and kinds & {"soft_targets", "mlm"}:
+        raise SettingsError("objective mixed_labels: soft_targets and mlm are in it already")
+    for objective in objectives:
+        if isinstance(objective, SoftTargets):
+            weights["ce"] = objective.weight
+            temperature = objective.temperature or defaults.temperature
+            positions = objective.positions or defaults.positions
+        elif isinstance(objective, MixedLabels):
+            weights["ce"] = objective.weight * (1 - objective.hard_share)
+            weights["mlm"] = objective.weight * objective.hard_share
+        elif isinstance(objective, MaskedTokens):
+            weights["mlm"] = objective.weight
+        elif isinstance(objective, Cosine):
+            weights["cos"] = objective.weight
+    if not any(weights.values()):
+        return None
+    return TripleLoss(
+        student, teacher, Weights(**weights), temperature=temperature, positions=positions
+    )
+
+
+def _all(taps: Iterable[Taps]) -> Taps:
+    return reduce(or_, taps, Taps())

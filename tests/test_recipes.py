@@ -1,0 +1,392 @@
+"""Recipes as data: phases, layer objectives, padding, accumulation, resuming, stock students."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from stages.distillation.layer_terms import layer_term
+from stages.distillation.matching import evenly, patience_pairs
+from stages.distillation.phase_loss import PhaseLoss
+from stages.distillation.phases import hold_unreached, phase_losses, rate_factors, stretches
+from stages.errors import Interrupted, SettingsError
+from stages.params import Distill, Recipe, Student
+from stages.students.building import build
+from stages.training import loop
+from stages.training.batches import Batch
+from stages.training.loop import train
+from stages.training.spending import joined
+from stages.training.triple_loss import FrozenTeacher
+from tests.test_architectures import ib_bert
+from tests.tiny_models import ALONE, batches, launch, schedule, tiny_teacher
+
+CPU = torch.device("cpu")
+SETTINGS = Distill.model_validate(
+    {
+        "temperature": 2.0,
+        "dropout": 0.0,
+        "schedule": {
+            "num_steps": 4,
+            "batch_sequences": 8,
+            "learning_rate": 0.01,
+            "warmup_fraction": 0.25,
+        },
+    }
+)
+NARROW = {"kind": "bert", "num_layers": 3, "width": 8, "inner": 12, "num_heads": 2}
+MOBILE = {
+    "kind": "mobilebert", "num_layers": 3, "width": 16, "bottleneck": 8, "inner": 8,
+    "embedding": 8, "num_heads": 2,
+}  # fmt: skip
+OBJECTIVES = {
+    "hidden_states": {"kind": "hidden_states"},
+    "hidden_states upstream": {"kind": "hidden_states", "reduction": "upstream"},
+    "attention_scores": {"kind": "attention_scores"},
+    "attention_scores upstream": {"kind": "attention_scores", "reduction": "upstream"},
+    "feature_maps": {"kind": "feature_maps", "projection": "per_layer"},
+    "attention_maps": {"kind": "attention_maps"},
+    "attention_maps upstream": {"kind": "attention_maps", "reduction": "upstream"},
+    "relations": {"kind": "relations", "num_heads": 4},
+    "relations per token": {"kind": "relations", "num_heads": 4, "reduction": "per_token"},
+    "mlm": {"kind": "mlm"},
+    "soft_targets": {"kind": "soft_targets"},
+    "mixed_labels": {"kind": "mixed_labels"},
+}
+PKD = {"kind": "patience", "weight": 10}
+
+
+def recipe(
+    *objectives: dict[str, object], architecture: dict[str, object] = NARROW, **more: object
+) -> Recipe:
+    phases = [{"name": "only", "objectives": list(objectives)}]
+    given = {"architecture": architecture, "initialise": {"kind": "random"}, "phases": phases}
+    return Recipe.model_validate(given | more)
+
+
+def losses_of(given: Recipe, teacher=None) -> list[PhaseLoss]:
+    teacher = teacher or tiny_teacher()
+    student = build(teacher, given, dropout=0.0, seed=3)
+    plan = stretches(given, SETTINGS, 40, student.config.num_hidden_layers)
+    return phase_losses(plan, student, FrozenTeacher(teacher), teacher.config, SETTINGS, seed=5)
+
+
+def loss_of(*objectives: dict[str, object], architecture: dict[str, object] = NARROW) -> PhaseLoss:
+    (loss,) = losses_of(recipe(*objectives, architecture=architecture))
+    return loss
+
+
+def value(loss: PhaseLoss, batch: Batch, size: int = 8) -> tuple[float, dict[str, torch.Tensor]]:
+    """The loss of a batch in micro-batches of a size, and its gradients."""
+    loss.zero_grad(set_to_none=True)
+    counts = loss.counts(batch)
+    total = 0.0
+    for start in range(0, 8, size):
+        piece = {name: x[start : start + size] for name, x in batch.items()}
+        part, _ = loss(piece, counts)
+        part.backward()
+        total += part.item()
+    grads = {n: p.grad.clone() for n, p in loss.named_parameters() if p.grad is not None}
+    return total, grads
+
+
+def padded_batch() -> Batch:
+    """Eight rows of which four are half padding."""
+    batch = batches()(0)
+    batch["attention_mask"][::2, 7:] = 0
+    batch["labels"][::2, 7:] = -100
+    return batch
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_micro_batches_add_up_to_the_batch(name: str) -> None:
+    loss, batch = loss_of(OBJECTIVES[name]), padded_batch()
+    whole, whole_grads = value(loss, batch)
+    parts, part_grads = value(loss, batch, size=3)
+    assert parts == pytest.approx(whole, rel=1e-5)
+    assert whole > 0
+    assert whole_grads.keys() == part_grads.keys()
+    for key, grad in whole_grads.items():
+        torch.testing.assert_close(part_grads[key], grad, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [n for n in OBJECTIVES if "upstream" not in n])
+def test_more_padding_changes_nothing(name: str) -> None:
+    loss, batch = loss_of(OBJECTIVES[name]), padded_batch()
+    fill = {"input_ids": 0, "attention_mask": 0, "labels": -100}
+    wider = {k: torch.cat([x, x.new_full((8, 3), fill[k])], dim=1) for k, x in batch.items()}
+    assert value(loss, wider)[0] == pytest.approx(value(loss, batch)[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", [n for n in OBJECTIVES if n not in ("mlm", "soft_targets")])
+def test_an_objective_changes_the_gradient(name: str) -> None:
+    """No silent no-op: mlm alone and mlm with the objective teach the encoder differently."""
+    if name == "mixed_labels":
+        alone, both = loss_of({"kind": "mlm", "weight": 0.5}), loss_of(OBJECTIVES[name])
+    else:
+        alone, both = loss_of({"kind": "mlm"}), loss_of({"kind": "mlm"}, OBJECTIVES[name])
+    batch = padded_batch()
+    key = "student.bert.encoder.layer.0.attention.self.query.weight"
+    before, after = value(alone, batch)[1][key], value(both, batch)[1][key]
+    assert not torch.allclose(before, after, rtol=1e-3, atol=1e-7)
+
+
+def test_teacher_learns_nothing_and_answers_the_same_twice() -> None:
+    teacher = tiny_teacher()
+    frozen = FrozenTeacher(teacher)
+    given = recipe(*(OBJECTIVES[n] for n in ("hidden_states", "attention_scores", "soft_targets")))
+    student = build(teacher, given, dropout=0.0, seed=3)
+    plan = stretches(given, SETTINGS, 40, 3)
+    (loss,) = phase_losses(plan, student, frozen, teacher.config, SETTINGS, seed=5)
+    batch = padded_batch()
+    first, again = value(loss, batch)[0], value(loss, batch)[0]
+    assert first == again
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert not any("teacher" in name for name, _ in loss.named_parameters())
+
+
+def test_tinybert_attention_is_the_error_of_raw_scores() -> None:
+    """Against the models' own projections, unmasked and undivided by any softmax."""
+    teacher = tiny_teacher().eval()
+    given = recipe({"kind": "attention_scores"}, architecture=NARROW | {"num_layers": 1})
+    (loss,) = losses_of(given, teacher)
+    loss.eval()
+    batch = batches()(0)
+
+    def scores(model, layer: int) -> torch.Tensor:
+        states = model.bert(**{k: batch[k] for k in ("input_ids", "attention_mask")},
+                            output_hidden_states=True).hidden_states[layer - 1]  # fmt: skip
+        attention = model.bert.encoder.layer[layer - 1].attention.self
+        q, k = (
+            linear(states).view(*states.shape[:2], 2, -1).transpose(1, 2)
+            for linear in (attention.query, attention.key)
+        )
+        return q @ k.mT / q.shape[-1] ** 0.5
+
+    mask = batch["attention_mask"].bool()
+    valid = (mask[:, :, None] & mask[:, None, :])[:, None].expand(-1, 2, -1, -1)
+    expected = (scores(loss.student, 1) - scores(teacher, 3)).square()[valid].mean()
+    assert value(loss, batch)[0] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_layers_are_matched_as_published() -> None:
+    assert evenly(4, 12, embeddings=True) == ((0, 0), (1, 3), (2, 6), (3, 9), (4, 12))
+    assert [t - 1 for _, t in evenly(6, 12, embeddings=False)] == [1, 3, 5, 7, 9, 11]
+    assert [t for _, t in patience_pairs("skip", 6, 12)] == [2, 4, 6, 8, 10]
+    assert [t for _, t in patience_pairs("skip", 3, 12)] == [4, 8]
+    assert [t for _, t in patience_pairs("last", 6, 12)] == [7, 8, 9, 10, 11]
+    assert [t for _, t in patience_pairs("last", 3, 12)] == [10, 11]
+
+
+@pytest.mark.parametrize(
+    ("projection", "expected"),
+    [
+        ("shared", {"hidden_states_shared"}),
+        ("per_kind", {"hidden_states_embeddings", "hidden_states_layers"}),
+        ("per_layer", {f"hidden_states_layer_{i}" for i in range(4)}),
+    ],
+)
+def test_projections_are_learnt_beside_the_student(projection: str, expected: set[str]) -> None:
+    loss = loss_of({"kind": "hidden_states", "projection": projection})
+    assert set(loss.projections) == expected
+    _, grads = value(loss, batches()(0))
+    for name in expected:
+        assert grads[f"projections.{name}.weight"].abs().sum() > 0
+    assert not any("projection" in name for name, _ in loss.student.named_parameters())
+
+
+def test_patience_looks_at_the_first_token_alone() -> None:
+    loss = loss_of(PKD, architecture={"kind": "bert", "num_layers": 3})
+    batch = batches()(0)
+    seen = loss.student.bert.encoder.layer[0].register_forward_hook(
+        lambda _, __, output: output.retain_grad() or setattr(loss, "kept", output)
+    )
+    value(loss, batch)
+    seen.remove()
+    # Of layer 1, only the first token is compared; others matter through later attention.
+    assert loss.kept.grad[:, 0].abs().sum() > 0
+    assert loss.counts(batch) == [8 * 2 * 16]
+    paper = loss_of(PKD | {"reduction": "paper"}, architecture={"kind": "bert", "num_layers": 3})
+    assert value(paper, batch)[0] == pytest.approx(2 * 16 * value(loss, batch)[0], rel=1e-5)
+
+
+def run(given: Recipe, folder: Path, teacher=None, **settings: object) -> dict[str, torch.Tensor]:
+    """Train a recipe as the stage does and return the student's weights."""
+    teacher = teacher or tiny_teacher()
+    student = build(teacher, given, dropout=0.1, seed=3)
+    plan = stretches(given, SETTINGS, 40, student.config.num_hidden_layers)
+    losses = phase_losses(plan, student, FrozenTeacher(teacher), teacher.config, SETTINGS, seed=5)
+    outcomes = []
+    for index, (stretch, loss) in enumerate(zip(plan, losses, strict=True)):
+        source = batches(seed=3 + index)
+        (folder / str(index)).mkdir(parents=True, exist_ok=True)
+        factors = rate_factors(loss, stretch.only_layer)
+        hold_unreached(loss, source(0), factors, CPU)
+        outcomes.append(
+            train(
+                loss, source, stretch.schedule, stretch.num_steps, launch(**settings), ALONE,
+                seed=index, workspace=folder / str(index), title="t", rate_factors=factors,
+            )
+        )  # fmt: skip
+    outcome = joined(outcomes)
+    assert [row["step"] for row in outcome.curve] == list(range(1, outcome.num_steps + 1))
+    return {name: p.detach().clone() for name, p in student.named_parameters()}
+
+
+TWO_PHASES = {
+    "phases": [
+        {
+            "name": "general",
+            "objectives": [OBJECTIVES["attention_scores"], OBJECTIVES["hidden_states"]],
+        },
+        {"name": "predict", "objectives": [OBJECTIVES["soft_targets"], OBJECTIVES["mlm"]]},
+    ]
+}
+
+
+@pytest.mark.parametrize("stop_at", [2, 6])
+def test_stopped_in_any_phase_it_ends_with_the_identical_student(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+) -> None:
+    given = recipe(**TWO_PHASES)
+    undisturbed = run(given, tmp_path / "whole")
+    real, done = loop._Run.step, []
+
+    def step(self, *args):
+        real(self, *args)
+        done.append(1)
+        if len(done) == stop_at:
+            raise Interrupted("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Run, "step", step)
+        with pytest.raises(Interrupted):
+            run(given, tmp_path / "broken")
+    resumed = run(given, tmp_path / "broken")
+    assert undisturbed.keys() == resumed.keys()
+    for name, weights in undisturbed.items():
+        assert torch.equal(weights, resumed[name]), name
+
+
+def test_what_no_objective_reaches_is_held(tmp_path: Path) -> None:
+    start = build(tiny_teacher(), recipe(OBJECTIVES["relations"]), dropout=0.1, seed=3)
+    before = {name: p.detach().clone() for name, p in start.named_parameters()}
+    after = run(recipe(OBJECTIVES["relations"]), tmp_path)
+    changed = {name for name, p in after.items() if not torch.equal(p, before[name])}
+    assert "bert.encoder.layer.2.attention.self.value.weight" in changed
+    # The last layer's output and the head have no part in its queries, keys and values.
+    assert not [n for n in changed if "layer.2.output" in n or n.startswith("cls.")]
+
+
+def test_progressive_transfer_teaches_one_layer_at_a_time() -> None:
+    teacher = ib_bert(num_hidden_layers=3)
+    phase = {
+        "name": "transfer",
+        "progressive": True,
+        "objectives": [{"kind": "feature_maps"}, {"kind": "attention_maps"}],
+        "schedule": SETTINGS.schedule.model_copy(update={"num_steps": 9}),
+    }
+    start = {"kind": "embeddings"}
+    given = recipe(architecture=MOBILE, phases=[phase], initialise=start, scale_steps=2)
+    plan = stretches(given, SETTINGS, 40, 3)
+    assert [(s.name, s.num_steps, s.only_layer) for s in plan] == [
+        ("transfer_1", 6, 1),
+        ("transfer_2", 6, 2),
+        ("transfer_3", 6, 3),
+    ]
+    student = build(teacher, given, dropout=0.0, seed=3)
+    losses = phase_losses(plan, student, FrozenTeacher(teacher), teacher.config, SETTINGS, seed=5)
+    factors = rate_factors(losses[1], 2)
+    hold_unreached(losses[1], batches()(0), factors, CPU)
+    rates = {
+        name: factors[f"student.{name}"]
+        for name, p in student.named_parameters()
+        if p.requires_grad
+    }
+    layers = {name.split(".")[3]: rate for name, rate in rates.items()}
+    assert layers == {"0": 0.1, "1": 1.0}
+    assert not [name for name in rates if "embeddings" in name or name.startswith("cls")]
+    # The three losses are thirds of the loss of all layers together.
+    whole = losses_of(recipe(*phase["objectives"], architecture=MOBILE, initialise=start), teacher)
+    batch = batches()(0)
+    parts = [loss(batch, loss.counts(batch))[0].item() for loss in losses]
+    (all_layers,) = whole
+    assert sum(parts) == pytest.approx(
+        all_layers(batch, all_layers.counts(batch))[0].item(), rel=1e-4
+    )
+
+
+def test_lower_layers_learn_at_their_own_rate(tmp_path: Path) -> None:
+    loss = loss_of(OBJECTIVES["hidden_states"])
+    factors = rate_factors(loss, 2)
+    hold_unreached(loss, batches()(0), factors, CPU)
+    before = {name: p.detach().clone() for name, p in loss.named_parameters()}
+    # Adam's first step is the learning rate, whatever the gradient: 0.01, and a tenth of it.
+    train(
+        loss, batches(), schedule(num_steps=1, warmup_fraction=0), 1, launch(), ALONE, seed=0,
+        workspace=tmp_path, title="t", rate_factors=factors,
+    )  # fmt: skip
+    moved = {name: (p - before[name]).abs().max().item() for name, p in loss.named_parameters()}
+    query = "student.bert.encoder.layer.{}.attention.self.query.weight"
+    assert moved[query.format(1)] == pytest.approx(0.01, rel=1e-2)
+    assert moved[query.format(0)] == pytest.approx(0.001, rel=1e-2)
+    assert moved[query.format(2)] == 0
+    assert moved["student.bert.embeddings.word_embeddings.weight"] == 0
+
+
+def test_short_student_is_a_recipe() -> None:
+    short = Student.model_validate(
+        {"teacher_layers": [0, 2], "weights": {"ce": 5, "mlm": 2, "cos": 0}}
+    )
+    given = short.recipe()
+    assert given.architecture.num_layers == 2
+    assert [(o.kind, o.weight) for o in given.phases[0].objectives] == [
+        ("soft_targets", 5),
+        ("mlm", 2),
+    ]
+    (loss,) = losses_of(given)
+    assert loss.weights == {"ce": 5, "mlm": 2}
+
+
+@pytest.mark.parametrize(
+    ("objectives", "architecture", "message"),
+    [
+        ([PKD], NARROW, "phase only: objective patience: the student's width is 8 and the teach"),
+        ([{"kind": "relations", "num_heads": 3}], NARROW, "num_heads = 3 does not divide the stud"),
+        (
+            [{"kind": "relations", "num_heads": 2, "teacher_layer": 4}],
+            NARROW,
+            "teacher_layer = 4: the teacher has 3 layers",
+        ),
+        (
+            [{"kind": "hidden_states", "projection": "none"}],
+            NARROW,
+            "the student's width is 8 and the teacher's 16",
+        ),
+        (
+            [{"kind": "attention_scores"}],
+            NARROW | {"num_heads": 4},
+            "number of attention heads is 4 and the teacher's 2",
+        ),
+        (
+            [{"kind": "attention_scores"}],
+            NARROW | {"num_layers": 2},
+            "3 layers do not divide evenly over the student's 2: name the pairs",
+        ),
+        (
+            [{"kind": "attention_scores", "layers": [[1, 4]]}],
+            NARROW,
+            "the teacher's layer 4: it has 1 to 3",
+        ),
+        ([{"kind": "mixed_labels"}, {"kind": "mlm"}], NARROW, "soft_targets and mlm are in it"),
+    ],
+)
+def test_objective_that_does_not_fit_is_refused(objectives, architecture, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        loss_of(*objectives, architecture=architecture)
+
+
+def test_objectives_on_logits_have_no_term_in_the_layers() -> None:
+    teacher = tiny_teacher()
+    for objective in recipe(OBJECTIVES["mlm"], OBJECTIVES["soft_targets"]).phases[0].objectives:
+        assert layer_term(objective, teacher.config, teacher.config, nn.ModuleDict()) is None
