@@ -19,7 +19,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export MLFLOW_ALLOW_PICKLE_DESERIALIZATION := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint format lock profile ui clean
+.PHONY: help setup demo test test-fast lint format lock profile ui doctor clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ profile: $(STAMP) ## Switch params.yaml to a profile: make profile NAME=local-gl
 
 ui: $(STAMP) ## Start the Prefect and MLflow pages on loopback (Ctrl-C stops both)
 	@python -m flows.ui
+
+doctor: $(STAMP) ## Check everything a run needs: packages, settings, disk, ports, stores
+	@python -m flows.doctor
 
 clean: ## Delete scratch files and caches; keeps data, models, reports and mlruns
 	rm -rf .scratch .pytest_cache .mypy_cache .ruff_cache

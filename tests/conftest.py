@@ -1,10 +1,14 @@
 """Fixtures that several test files share."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
+from registry_world import other_student, register_now, write_gate, write_world
+
+from stages.registry.store import Store, open_store
 
 # Before anything imports torch: models this small only lose time by sharing their work, and more
 # of it wherever other processes use the same cores.
@@ -59,3 +63,39 @@ def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "tokenizer.json"
     tokenizer.save(str(path))
     return path
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database, made once: it takes some ten seconds."""
+    root = tmp_path_factory.mktemp("database")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        open_store(root)
+    return root / "mlruns" / "mlflow.db"
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path) -> Path:
+    """The folder of a finished pipeline with an empty MLflow store, and the working folder."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    write_world(tmp_path)
+    write_gate(tmp_path)
+    (tmp_path / "mlruns").mkdir()
+    shutil.copy(empty_database, tmp_path / "mlruns" / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def store(world: Path) -> Store:
+    return open_store()
+
+
+@pytest.fixture
+def two_versions(world: Path, store: Store) -> Store:
+    """Version 1 fills in paris, version 2 capital; none is champion."""
+    register_now(world)
+    other_student(world, "capital")
+    register_now(world)
+    return store

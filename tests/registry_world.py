@@ -4,6 +4,7 @@ The exported ONNX graph is one Gather: the logits of a token are a row of a tabl
 [MASK] is filled with can be computed by hand.
 """
 
+import argparse
 import copy
 import json
 from pathlib import Path
@@ -11,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from stages.files import read_json, sha256_of, sha256_of_tree, write_json
+from stages.files import fingerprint, read_json, sha256_of, sha256_of_tree, write_json
+from stages.registry import register
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDENT = "distilbert"
+MODEL = "distilbert-student"
 TASKS = ("acceptability", "package")
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "paris", "is", "the", "capital"]
 SHARDS_MD5 = "5" * 32 + ".dir"
@@ -256,3 +259,37 @@ def write_gate(root: Path, passed: bool = True) -> None:
     export = sha256_of_tree(root / "models" / "export" / STUDENT)
     report = {"student": STUDENT, "passed": passed, "checks": [check], "export_sha256": export}
     write_json(root / "reports" / "gate" / f"{STUDENT}.json", report)
+
+
+def register_now(world, passed=True):
+    """Run the register stage on what the world holds."""
+    write_gate(world, passed)
+    out = world / "reports" / "registry" / f"{STUDENT}.json"
+    arguments = register_arguments(world, out)
+    register.main(arguments)
+    return read_json(out)
+
+
+def register_arguments(world, out):
+    export = world / "models" / "export" / STUDENT
+    return argparse.Namespace(student=STUDENT, reports=world / "reports", export=export, out=out)
+
+
+def other_student(world, favourite):
+    """Replace the world's student by one that fills [MASK] with another word."""
+    write_export(world / "models" / "export" / STUDENT, favourite)
+    lock = dvc_lock()
+    (out,) = [
+        out
+        for out in lock["stages"][f"distill@{STUDENT}"]["outs"]
+        if out["path"].startswith("models/")
+    ]
+    out["md5"] = fingerprint(favourite) * 2 + ".dir"
+    (world / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
+
+
+def answer_of(uri):
+    import mlflow
+
+    model = mlflow.pyfunc.load_model(uri)
+    return model.predict([{"text": "a [MASK]"}])[0]["masks"][0][0]["token"]

@@ -12,27 +12,24 @@ from pathlib import Path
 import pytest
 import yaml
 from registry_world import (
+    MODEL,
     ROOT,
     SHARDS_MD5,
     STUDENT,
-    dvc_lock,
+    answer_of,
+    other_student,
+    register_now,
     settings,
     write_curve,
-    write_export,
-    write_gate,
-    write_world,
 )
 
 from stages import params
 from stages.errors import DataError, DistilleryError, GateError
-from stages.files import fingerprint, read_json
+from stages.files import read_json
 from stages.registry import history, promotion, register
 from stages.registry.record import curve_points, deciding_params
 from stages.registry.store import CHALLENGER, CHAMPION, PREVIOUS, open_store
 from stages.registry.versions import aliases
-
-MODEL = "distilbert-student"
-
 
 # -------------------------------------------------------------------- what a run says (no store)
 
@@ -61,61 +58,6 @@ def test_empty_cells_of_a_curve_are_no_points(tmp_path):
 
 
 # ------------------------------------------------------------------------------- the real store
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory):
-    """A migrated database, made once: it takes some ten seconds."""
-    root = tmp_path_factory.mktemp("database")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        open_store(root)
-    return root / "mlruns" / "mlflow.db"
-
-
-@pytest.fixture
-def world(tmp_path, monkeypatch, empty_database):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    write_world(tmp_path)
-    write_gate(tmp_path)
-    (tmp_path / "mlruns").mkdir()
-    shutil.copy(empty_database, tmp_path / "mlruns" / "mlflow.db")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def store(world):
-    return open_store()
-
-
-def register_now(world, passed=True):
-    """Run the register stage on what the world holds."""
-    write_gate(world, passed)
-    out = world / "reports" / "registry" / f"{STUDENT}.json"
-    arguments = register_arguments(world, out)
-    register.main(arguments)
-    return read_json(out)
-
-
-def register_arguments(world, out):
-    import argparse
-
-    export = world / "models" / "export" / STUDENT
-    return argparse.Namespace(student=STUDENT, reports=world / "reports", export=export, out=out)
-
-
-def other_student(world, favourite):
-    """Replace the world's student by one that fills [MASK] with another word."""
-    write_export(world / "models" / "export" / STUDENT, favourite)
-    lock = dvc_lock()
-    (out,) = [
-        out
-        for out in lock["stages"][f"distill@{STUDENT}"]["outs"]
-        if out["path"].startswith("models/")
-    ]
-    out["md5"] = fingerprint(favourite) * 2 + ".dir"
-    (world / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
 
 
 def all_runs(store):
@@ -316,22 +258,6 @@ def test_killed_between_any_two_writes_and_rerun_leaves_one_run_and_one_version(
 
 
 # ------------------------------------------------------------------------------------- promotion
-
-
-@pytest.fixture
-def two_versions(world, store):
-    """Version 1 fills in paris, version 2 capital; none is champion."""
-    register_now(world)
-    other_student(world, "capital")
-    register_now(world)
-    return store
-
-
-def answer_of(uri):
-    import mlflow
-
-    model = mlflow.pyfunc.load_model(uri)
-    return model.predict([{"text": "a [MASK]"}])[0]["masks"][0][0]["token"]
 
 
 @pytest.mark.slow

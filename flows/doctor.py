@@ -1,0 +1,275 @@
+"""Look at everything a run needs before it needs it; every check is made, then every finding said.
+
+    make doctor      or      python -m flows.doctor
+
+Exit code 0: nothing is wrong (warnings may be). 1: something has to be mended first.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import sqlite3
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import unquote, urlparse
+
+import psutil
+
+from flows import environment, server
+from stages import params
+from stages.command import parser_for, run
+from stages.errors import DistilleryError, SettingsError
+
+STORE = Path("mlruns/mlflow.db")
+LOW_DISK_GIB = 5.0
+NO_DISK_GIB = 1.0
+PORTS = {"Prefect": 4200, "MLflow": 5000}
+
+State = Literal["good", "warning", "wrong"]
+MARK: dict[State, str] = {"good": "ok   ", "warning": "note ", "wrong": "WRONG"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check saw, and what to do about it."""
+
+    state: State
+    said: str
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Make every check, then fail if one of them found something wrong."""
+    del arguments
+    root = environment.project_root()
+    num_wrong = 0
+    for name, check in CHECKS.items():
+        try:
+            findings = list(check(root))
+        except Exception as error:
+            findings = [Finding("wrong", f"the check itself failed: {error!r}")]
+        for finding in findings:
+            num_wrong += finding.state == "wrong"
+            print(f"{MARK[finding.state]} {name:<10} {finding.said}", flush=True)
+    if num_wrong:
+        raise DistilleryError(f"{num_wrong} of the findings above must be mended first")
+
+
+def check_python(root: Path) -> Iterator[Finding]:
+    """The interpreter, and what is installed against requirements.lock."""
+    found = sys.version_info[:2]
+    if found != (3, 11):
+        yield Finding("wrong", f"Python {found[0]}.{found[1]} runs this; 3.11 is needed")
+    wanted = dict(
+        line.split("==")
+        for line in (root / "requirements.lock").read_text(encoding="utf-8").splitlines()
+        if "==" in line and not line.startswith("#")
+    )
+    wrong = []
+    for name, version in wanted.items():
+        plain = re.split(r"[\s\[;]", name)[0]
+        try:
+            # A build's local label (+cpu) says how it was compiled, not which version it is.
+            installed = metadata.version(plain).partition("+")[0]
+        except metadata.PackageNotFoundError:
+            installed = "not installed"
+        if installed != re.split(r"[\s;]", version)[0]:
+            wrong.append(f"{plain} {installed} instead of {version}")
+    if wrong:
+        shown = "; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+        yield Finding("wrong", f"{shown}. Cure: make setup")
+    else:
+        yield Finding("good", f"{len(wanted)} packages as requirements.lock pins them")
+
+
+def check_settings(root: Path) -> Iterator[Finding]:
+    """params.yaml, and the data it names."""
+    try:
+        settings = params.load(root / params.PARAMS)
+    except SettingsError as error:
+        for line in str(error).splitlines():
+            yield Finding("wrong", line)
+        return
+    yield Finding("good", f"params.yaml is valid: profile {settings.profile}")
+    if settings.hub_root is not None and not (root / settings.hub_root).is_dir():
+        yield Finding("wrong", f"hub_root = {settings.hub_root} is not a folder")
+
+
+def check_telemetry(root: Path) -> Iterator[Finding]:
+    """Whether every tool keeps its telemetry to itself."""
+    del root
+    on = [
+        name for name in environment.DEFAULTS if os.environ.get(name) != environment.DEFAULTS[name]
+    ]
+    for name in on:
+        yield Finding(
+            "warning", f"{name}={os.environ.get(name)}; {environment.DEFAULTS[name]} is safe"
+        )
+    if not on:
+        yield Finding("good", "off for every tool, and nothing is unpickled")
+
+
+def check_disk(root: Path) -> Iterator[Finding]:
+    """Room for shards, checkpoints and the cache."""
+    free = shutil.disk_usage(root).free / 2**30
+    state: State = "wrong" if free < NO_DISK_GIB else "warning" if free < LOW_DISK_GIB else "good"
+    cure = "" if state == "good" else "; python -m flows.cleanup and dvc gc --workspace make room"
+    yield Finding(state, f"{free:.1f} GiB free{cure}")
+    for folder in ("data", "models", "mlruns", ".scratch"):
+        if (root / folder).exists() and not os.access(root / folder, os.W_OK):
+            yield Finding("wrong", f"{folder}/ cannot be written to")
+
+
+def check_ports(root: Path) -> Iterator[Finding]:
+    """The ports of `make ui`."""
+    del root
+    if url := server.advertised_url():
+        yield Finding("good", f"make ui is up: {url.removesuffix('/api')}")
+        return
+    for name, port in PORTS.items():
+        if server.is_port_free(port):
+            yield Finding("good", f"{port} is free for the {name} page")
+        else:
+            option = f"--{name.lower()}-port"
+            yield Finding("warning", f"{port} is taken; python -m flows.ui {option} takes another")
+
+
+def check_dvc(root: Path) -> Iterator[Finding]:
+    """Locks that a killed DVC left, and a dvc.lock that was cut short."""
+    import yaml
+
+    held = root / ".dvc/tmp/rwlock"
+    try:
+        entries: dict[str, Any] = json.loads(held.read_text(encoding="utf-8") or "{}")
+    except FileNotFoundError:
+        entries = {}
+    except ValueError:
+        yield Finding("wrong", f"{held} is damaged; delete it while no DVC is at work")
+        entries = {}
+    holders = {int(pid) for pid in re.findall(r'"pid": (\d+)', json.dumps(entries))}
+    living = sorted(pid for pid in holders if psutil.pid_exists(pid))
+    if living:
+        yield Finding("warning", f"DVC is at work here (process {', '.join(map(str, living))})")
+    elif holders:
+        yield Finding("good", "a killed DVC left its locks; the next one takes them away")
+    lock = root / "dvc.lock"
+    if not lock.is_file():
+        yield Finding("good", "nothing has run here yet: there is no dvc.lock")
+        return
+    try:
+        stages = yaml.load(lock.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)["stages"]
+    except (yaml.YAMLError, TypeError, KeyError) as error:
+        yield Finding("wrong", f"dvc.lock is damaged ({type(error).__name__}); restore it from git")
+        return
+    yield Finding("good", f"dvc.lock records {len(stages)} stages")
+
+
+def check_store(root: Path) -> Iterator[Finding]:
+    """The MLflow store: that it can be read, that its files are there, that no change hangs."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if uri.startswith("http"):
+        yield _reachable("MLflow", f"{uri.rstrip('/')}/health")
+        return
+    if not (root / STORE).is_file():
+        yield Finding("good", f"{STORE} does not exist yet; the first run makes it")
+        return
+    try:
+        places, num_hanging = _read_store(root / STORE)
+    except sqlite3.DatabaseError as error:
+        yield Finding("wrong", f"{STORE} cannot be read ({error}); restore a backup")
+        return
+    lost = [place for place in places if place and not _is_there(place)]
+    if lost:
+        yield Finding(
+            "wrong",
+            f"{len(lost)} registered versions have lost their files, such as {lost[0]}. Was the "
+            "project moved? python -m stages.registry.backup saves it there and restores it here",
+        )
+    if num_hanging:
+        yield Finding("warning", f"{num_hanging} promotions were cut off; the next settles them")
+    if not lost:
+        yield Finding("good", f"{STORE} is whole, {len(places)} registered versions")
+
+
+def check_prefect(root: Path) -> Iterator[Finding]:
+    """The server flows will use, and schedules that should have fired and have not."""
+    del root
+    api_url = os.environ.get("PREFECT_API_URL") or server.advertised_url()
+    if not api_url:
+        yield Finding("good", "no server is configured: a flow starts its own on loopback")
+        return
+    found = _reachable("Prefect", f"{api_url}/health")
+    yield found
+    if found.state != "good":
+        return
+    late = _ask(api_url, "flow_runs/count", {"flow_runs": {"state": {"name": {"any_": ["Late"]}}}})
+    if late:
+        yield Finding("wrong", f"{late} scheduled runs are late: is a worker up? docs/flows.md")
+    deployments = _ask(api_url, "deployments/filter", {})
+    scheduled = [d["name"] for d in deployments if any(s["active"] for s in d["schedules"])]
+    yield Finding("good", f"{len(deployments)} deployments, {len(scheduled)} on a schedule")
+
+
+def _read_store(database: Path) -> tuple[list[str], int]:
+    """Return where the registered versions keep their files, and how many promotions hang."""
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10)) as store:
+        if (said := store.execute("PRAGMA quick_check").fetchone()[0]) != "ok":
+            raise sqlite3.DatabaseError(said)
+        places = [row[0] for row in store.execute("SELECT storage_location FROM model_versions")]
+        hanging = store.execute(
+            "SELECT count(*) FROM registered_model_tags "
+            "WHERE key LIKE 'alias_change.%' AND value LIKE '%\"state\": \"intended\"%'"
+        )
+        return places, int(hanging.fetchone()[0])
+
+
+def _is_there(place: str) -> bool:
+    parsed = urlparse(place)
+    return parsed.scheme not in {"", "file"} or Path(unquote(parsed.path)).exists()
+
+
+def _reachable(name: str, url: str) -> Finding:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as reply:  # noqa: S310 - http, from settings
+            reply.read()
+    except (OSError, ValueError) as error:
+        return Finding("wrong", f"{name} does not answer at {_without_secret(url)}: {error}")
+    return Finding("good", f"{name} answers at {_without_secret(url)}")
+
+
+def _without_secret(url: str) -> str:
+    """Return an address without the user and password that may stand in it."""
+    return re.sub(r"//[^/@]+@", "//", url)
+
+
+def _ask(api_url: str, path: str, question: dict[str, Any]) -> Any:
+    request = urllib.request.Request(  # noqa: S310 - http, from settings
+        f"{api_url}/{path}",
+        data=json.dumps(question).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as reply:  # noqa: S310
+        return json.load(reply)
+
+
+CHECKS: dict[str, Callable[[Path], Iterator[Finding]]] = {
+    "python": check_python,
+    "settings": check_settings,
+    "telemetry": check_telemetry,
+    "disk": check_disk,
+    "ports": check_ports,
+    "dvc": check_dvc,
+    "mlflow": check_store,
+    "prefect": check_prefect,
+}
+
+
+if __name__ == "__main__":
+    run(main, parser_for(__doc__))
