@@ -19,6 +19,7 @@ import tempfile
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -105,13 +106,13 @@ def restore(archive: Path, folder: Path, *, replace: bool = False) -> Path | Non
     return aside
 
 
-def _extract(archive: Path, target: Path) -> dict[str, str]:
+def _extract(archive: Path, target: Path) -> dict[str, Any]:
     try:
         with tarfile.open(archive, "r:") as tar:
             # The data filter refuses absolute paths, .., links that lead outside, and devices.
             tar.extractall(target, filter="data")
-        manifest: dict[str, str] = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
-        wanted = dict(manifest["sha256"])
+        manifest: dict[str, Any] = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
+        wanted: dict[str, str] = dict(manifest["sha256"])
         found = {
             path.relative_to(target).as_posix(): sha256_of(path)
             for path in target.rglob("*")
