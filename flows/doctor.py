@@ -25,7 +25,7 @@ import psutil
 
 from flows import environment, server
 from stages import params
-from stages.command import parser_for, run
+from stages.command import parser_for, run, without_secret
 from stages.errors import DistilleryError, SettingsError
 
 STORE = Path("mlruns/mlflow.db")
@@ -240,13 +240,8 @@ def _reachable(name: str, url: str) -> Finding:
         with urllib.request.urlopen(url, timeout=10) as reply:  # noqa: S310 - http, from settings
             reply.read()
     except (OSError, ValueError) as error:
-        return Finding("wrong", f"{name} does not answer at {_without_secret(url)}: {error}")
-    return Finding("good", f"{name} answers at {_without_secret(url)}")
-
-
-def _without_secret(url: str) -> str:
-    """Return an address without the user and password that may stand in it."""
-    return re.sub(r"//[^/@]+@", "//", url)
+        return Finding("wrong", f"{name} does not answer at {without_secret(url)}: {error}")
+    return Finding("good", f"{name} answers at {without_secret(url)}")
 
 
 def _ask(api_url: str, path: str, question: dict[str, Any]) -> Any:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from flows import processes, server
 from flows.environment import project_root
-from stages.command import parser_for, run
+from stages.command import parser_for, run, without_secret
 from stages.errors import DistilleryError
 from stages.files import SCRATCH
 
@@ -29,14 +29,14 @@ def main(arguments: argparse.Namespace) -> None:
     with ExitStack() as pages:
         watched: list[tuple[str, processes.ProcessGroup]] = []
         if url := os.environ.get("PREFECT_API_URL"):
-            print(f"Prefect: {url.removesuffix('/api')} (PREFECT_API_URL)")
+            print(f"Prefect: {without_secret(url).removesuffix('/api')} (PREFECT_API_URL)")
         else:
             prefect = pages.enter_context(_prefect_page(root, arguments.prefect_port))
             watched.append(("Prefect", prefect.group))
             print(f"Prefect: {prefect.page}")
         tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
         if tracking.startswith("http"):
-            print(f"MLflow:  {tracking} (MLFLOW_TRACKING_URI)")
+            print(f"MLflow:  {without_secret(tracking)} (MLFLOW_TRACKING_URI)")
         elif not (root / STORE).is_file():
             print(f"MLflow:  no runs yet; {STORE} appears with the first: make demo")
         else:

@@ -7,6 +7,7 @@
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -50,3 +51,8 @@ def parser_for(module_doc: str | None, names: Sequence[str] = ()) -> argparse.Ar
     for name in names:
         parser.add_argument(f"--{name}", type=Path, required=True, metavar="PATH")
     return parser
+
+
+def without_secret(address: str) -> str:
+    """Return an address without the user and password that may stand in it: safe to show."""
+    return re.sub(r"//[^/@\s]*@", "//", address)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.command import without_secret
 from stages.errors import DistilleryError
 from stages.registry.store import Store
 
@@ -67,7 +68,7 @@ def get_version(store: Store, model: str, version: int) -> Version:
         return _version(store.client.get_model_version(model, str(version)))
     except MlflowException as error:
         raise DistilleryError(
-            f"model {model} has no version {version} in {store.tracking_uri}; "
+            f"model {model} has no version {version} in {without_secret(store.tracking_uri)}; "
             "the numbers that exist: python -m stages.registry.promotion status"
         ) from error
 
@@ -94,8 +95,9 @@ def registered(store: Store, model: str) -> Any:
     """
     if not is_registered(store, model):
         raise DistilleryError(
-            f"no model {model} in {store.tracking_uri}; register one with dvc repro (or, if the "
-            "store was deleted since: dvc repro --force --single-item register@<student>)"
+            f"no model {model} in {without_secret(store.tracking_uri)}; register one with dvc "
+            "repro (or, if the store was deleted since: dvc repro --force --single-item "
+            "register@<student>)"
         )
     return store.client.get_registered_model(model)
 
