@@ -1,16 +1,20 @@
 """Cleaning, de-duplication and hold-out."""
 
+import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from stages.corpus.curate import Curation, clean_paragraphs, curate, is_held_out, unfit
-from stages.corpus.records import Document, Tally, document_writer, read_documents
+from stages.corpus.cleaning import clean_paragraphs, is_english, sound_paragraphs, unfit
+from stages.corpus.curate import Curation, _repeated, clean_piece, curate, is_held_out
+from stages.corpus.minhash import NUM_HASHES, bands_for, near_duplicates, signature
+from stages.corpus.records import Document, Drops, Tally, document_writer, read_documents
 from stages.errors import DataError
 from stages.files import write_json
 from stages.params import Curate
 
-RULES = Curate(min_words=4, min_alphabetic_fraction=0.6, heldout_fraction=0.3)
+RULES = Curate(min_words=4, min_alphabetic_fraction=0.6, heldout_fraction=0.3, language=None)
 
 
 def document(number: int, text: str, source: str = "a") -> Document:
@@ -27,10 +31,21 @@ def write_source(folder: Path, name: str, texts: list[str]) -> None:
     write_json(folder / name / "drops.json", {"num_kept": len(texts), **tally.as_json()})
 
 
-def keep_all(texts: list[str]) -> tuple[list[str | None], Tally]:
-    curation, tally = Curation(RULES), Tally()
-    kept = [curation.keep(document(i, text), tally) for i, text in enumerate(texts)]
-    return [found.text if found else None for found in kept], tally
+def keep_all(texts: list[str], rules: Curate = RULES) -> tuple[list[str | None], Tally]:
+    """What is left of each text, None of those dropped."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_source(Path(folder), "a", texts)
+        path = Path(folder) / "a" / "documents.parquet"
+        piece = clean_piece("a", path, 0, Path(folder) / "out", rules)
+        original = near_duplicates(piece.signatures, rules.near_duplicate_similarity or 1)
+        curation = Curation(rules, _repeated([piece.documents, piece.paragraphs]), original)
+        tally = piece.tally
+        kept = {
+            found.id: found.text
+            for row in read_documents(piece.path)
+            if (found := curation.keep(row, tally))
+        }
+    return [kept.get(f"a:{i}") for i in range(len(texts))], tally
 
 
 def test_text_is_normalised():
@@ -135,3 +150,150 @@ def test_an_empty_corpus_says_why_and_what_to_do(tmp_path):
 def test_a_missing_source_is_named(tmp_path):
     with pytest.raises(DataError, match=r"a/drops\.json does not exist"):
         curate(tmp_path, ["a"], tmp_path / "out", RULES, seed=3)
+
+
+# ------------------------------------------------------------------------------- language, damage
+
+OTHER_LANGUAGES = {
+    "German": "Der alte Mann ging am Morgen durch die Stadt, um sich ein neues Buch zu kaufen, "
+    "aber der Laden war noch nicht offen. Er wartete, bis die Sonne hoch am Himmel stand.",
+    "French": "Le vieil homme traversa la ville de bon matin pour acheter un nouveau livre, mais "
+    "la boutique n'avait pas encore ouvert. Il attendit que le soleil soit haut dans le ciel.",
+    "Spanish": "El anciano fue a la ciudad por la tarde para comprar un libro nuevo, pero no lo "
+    "vendieron. Se quedo sentado hasta que el sol estuvo en lo alto.",
+    "Dutch": "De oude man liep in de ochtend door de stad om een nieuw boek te kopen, maar de "
+    "winkel was nog niet open. Hij wachtte tot de zon hoog aan de hemel stond.",
+    "Italian": "Il vecchio andava per le vie del paese di mattina per comprare un libro nuovo, ma "
+    "il negozio non era ancora aperto. Si sedette al sole.",
+    "Danish": "Den gamle mand gik gennem byen om morgenen for at finde en ny bog, men butikken var "
+    "lukket. Han satte sig og ventede, indtil solen var kommet op.",
+    "Polish": "Stary pan poszed\u0142 rano przez miasto, aby kupi\u0107 now\u0105 gazet\u0119, ale "
+    "sklep by\u0142 jeszcze zamkni\u0119ty.",
+}
+
+
+@pytest.mark.parametrize("name", OTHER_LANGUAGES)
+def test_other_languages_are_told(name):
+    assert not is_english([OTHER_LANGUAGES[name]])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The old man walked through the town in the morning to buy a new book.",
+        "Return the number of rows that are left after the index has been sorted.",
+        "Kabul, Herat, Kandahar and Mazar-i-Sharif are the largest cities of Afghanistan.",
+    ],
+)
+def test_english_is_told(text):
+    assert is_english([text])
+
+
+def test_damaged_paragraphs_are_mended_or_dropped_and_boilerplate_goes():
+    drops = Drops()
+    assert sound_paragraphs(
+        [
+            "A caf\u00c3\u00a9 isn\u00e2\u20ac\u2122t far.",
+            "Lost \ufffd\ufffd letters.",
+            "Copyright \u00a9 2012 by Somebody. All rights reserved.",
+            "\u00c0 la carte, S\u00e3o Paulo and \u00c5ngstr\u00f6m are words.",
+        ],
+        drops,
+    ) == [
+        "A caf\u00e9 isn\u2019t far.",
+        "\u00c0 la carte, S\u00e3o Paulo and \u00c5ngstr\u00f6m are words.",
+    ]
+    assert drops.counts == {"mojibake": 1, "boilerplate": 1}
+
+
+# ------------------------------------------------------------------------------- near duplicates
+
+
+def words(seed: int, count: int) -> list[str]:
+    rng = np.random.default_rng(seed)
+    letters = rng.integers(ord("a"), ord("z") + 1, (count, 4), dtype=np.uint8)
+    return [row.tobytes().decode() for row in letters]
+
+
+def changed(text: list[str], count: int, seed: int = 0) -> list[str]:
+    places = np.random.default_rng(seed).choice(len(text), count, replace=False)
+    return ["changed" if i in set(places.tolist()) else word for i, word in enumerate(text)]
+
+
+def likeness(one: list[str], other: list[str]) -> float:
+    a, b = ({tuple(text[i : i + 5]) for i in range(len(text) - 4)} for text in (one, other))
+    return len(a & b) / len(a | b)
+
+
+@pytest.mark.parametrize("num_changed", [0, 5, 20, 60])
+def test_signatures_agree_as_much_as_texts_are_alike(num_changed):
+    one = words(1, 3000)
+    other = changed(one, num_changed)
+    first, second = signature(" ".join(one)), signature(" ".join(other))
+    # Four standard errors of 128 draws.
+    expected = likeness(one, other)
+    assert abs((first == second).mean() - expected) <= 4 * (expected * (1 - expected) / 128) ** 0.5
+
+
+def test_case_punctuation_and_length_do_not_hide_a_copy():
+    text = " ".join(words(2, 200_000))  # several pieces
+    shouted = text.upper().replace(" ", ",  \n")
+    assert len(text) > 2 << 18
+    assert (signature(text) == signature(shouted)).all()
+
+
+def test_near_duplicates_are_found_whatever_stands_between():
+    texts = [words(seed, 400) for seed in range(40)]
+    texts[30] = changed(texts[3], 3)
+    texts[31] = changed(texts[3], 4, seed=1)
+    texts[35] = changed(texts[20], 200)
+    signatures = np.stack([signature(" ".join(text)) for text in texts])
+    original = near_duplicates(signatures, 0.8)
+    assert {i: int(o) for i, o in enumerate(original) if o >= 0} == {30: 3, 31: 3}
+
+
+def test_what_is_dropped_stands_for_nothing():
+    a = words(1, 600)
+    b = changed(a, 9)
+    # Like b, and not like a.
+    c = [*b[100:], *words(5, 100)]
+    signatures = np.stack([signature(" ".join(text)) for text in (a, b, c)])
+    alike = lambda i, j: (signatures[i] == signatures[j]).mean()  # noqa: E731
+    threshold = (alike(1, 2) + alike(0, 2)) / 2
+    assert alike(0, 1) > threshold > 0.5
+    assert near_duplicates(signatures, threshold).tolist() == [-1, 0, -1]
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.8, 0.9, 0.99])
+def test_bands_miss_few_pairs(threshold):
+    num_bands, num_rows = bands_for(threshold)
+    assert num_bands * num_rows <= NUM_HASHES
+    assert 1 - (1 - threshold**num_rows) ** num_bands > 0.95
+
+
+BOOK = [[" ".join(words(1000 * c + p, 60)) for p in range(12)] for c in range(8)]
+
+
+def test_a_repeated_book_is_found_chapter_by_chapter(tmp_path):
+    """One source holds a book twice, another once more with a word changed here and there."""
+    chapters = ["\n\n".join(paragraphs) for paragraphs in BOOK]
+    others = [" ".join(words(seed, 500)) for seed in range(20)]
+    retyped = [" ".join(changed(text.split(" "), 7)) for text in chapters]
+    write_source(tmp_path / "in", "a", [*others[:10], *chapters, *others[10:], *chapters])
+    write_source(tmp_path / "in", "b", retyped)
+    report = curate(tmp_path / "in", ["a", "b"], tmp_path / "out", RULES, seed=3)
+    assert report["sources"]["a"]["dropped"] == {"no_prose": 1, "duplicate_document": 8}
+    assert report["sources"]["b"]["dropped"] == {"no_prose": 1, "near_duplicate": 8}
+    assert report["examples"]["near_duplicate"][0].startswith("Title 0 is Title 10: ")
+
+
+@pytest.mark.slow
+def test_the_number_of_workers_changes_nothing(tmp_path):
+    texts = [" ".join(words(seed % 2100, 25)) for seed in range(4500)]
+    write_source(tmp_path / "in", "a", texts)
+    outputs = []
+    for num_workers in (0, 1, 3):
+        out = tmp_path / str(num_workers)
+        curate(tmp_path / "in", ["a"], out, RULES, seed=3, num_workers=num_workers)
+        outputs.append([path.read_bytes() for path in sorted(out.iterdir())])
+    assert outputs[0] == outputs[1] == outputs[2]

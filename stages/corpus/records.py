@@ -13,11 +13,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.command import log
 from stages.errors import DataError
 from stages.files import atomic_output
 
 SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "source", "title", "text")])
 ROWS_PER_GROUP = 2_000
+CHARACTERS_PER_GROUP = 16_000_000
+"""A group is full at either: whole books must not wait for 2,000 of their kind in memory."""
+MAX_WARNINGS = 20
 MAX_EXAMPLES = 3
 EXCERPT_CHARACTERS = 160
 
@@ -68,6 +72,14 @@ class Tally:
     documents: Drops = field(default_factory=Drops)
     paragraphs: Drops = field(default_factory=Drops)
     """Paragraphs that a document lost; the document may have stayed."""
+    warnings: list[str] = field(default_factory=list)
+    """What was wrong with the files that were read: which, where, and what became of it."""
+
+    def warn(self, message: str) -> None:
+        """Log what is wrong with an input that is read all the same, and remember the first few."""
+        log.warning("%s", message)
+        if len(self.warnings) < MAX_WARNINGS:
+            self.warnings.append(message)
 
     def as_json(self) -> dict[str, Any]:
         """Return the counts in the form of drops.json."""
@@ -77,6 +89,7 @@ class Tally:
             "examples": self.documents.examples,
             "dropped_paragraphs": dict(self.paragraphs.counts),
             "paragraph_examples": self.paragraphs.examples,
+            "warnings": self.warnings,
         }
 
     @classmethod
@@ -84,23 +97,23 @@ class Tally:
         """Return the counts that a drops.json holds."""
         documents = Drops(Counter(report["dropped"]), report["examples"])
         paragraphs = Drops(Counter(report["dropped_paragraphs"]), report["paragraph_examples"])
-        return cls(report["num_read"], documents, paragraphs)
+        return cls(report["num_read"], documents, paragraphs, list(report.get("warnings", [])))
 
-    def __or__(self, other: "Tally") -> "Tally":
-        """Return both tallies as one."""
-        return Tally(
-            self.num_read + other.num_read,
-            self.documents | other.documents,
-            self.paragraphs | other.paragraphs,
-        )
+    def include(self, other: "Tally") -> None:
+        """Count what another tally has counted, as if it had been counted here after the rest."""
+        self.num_read += other.num_read
+        self.documents |= other.documents
+        self.paragraphs |= other.paragraphs
+        self.warnings = [*self.warnings, *other.warnings][:MAX_WARNINGS]
 
 
 class DocumentWriter:
-    """Appends documents to a Parquet file in groups of a fixed number of rows."""
+    """Appends documents to a Parquet file in groups of a bounded size."""
 
     def __init__(self, path: Path) -> None:
         self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
         self._rows: list[Document] = []
+        self._num_waiting = 0
         self.num_documents = 0
         self.num_characters = 0
 
@@ -109,7 +122,8 @@ class DocumentWriter:
         self._rows.append(document)
         self.num_documents += 1
         self.num_characters += len(document.text)
-        if len(self._rows) == ROWS_PER_GROUP:
+        self._num_waiting += len(document.text)
+        if len(self._rows) == ROWS_PER_GROUP or self._num_waiting >= CHARACTERS_PER_GROUP:
             self._flush()
 
     def close(self) -> None:
@@ -122,6 +136,7 @@ class DocumentWriter:
         if self._rows:
             self._writer.write_table(pa.table(columns, schema=SCHEMA))
         self._rows = []
+        self._num_waiting = 0
 
 
 @contextmanager

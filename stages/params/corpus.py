@@ -27,17 +27,78 @@ class WikipediaSource(Settings):
 
 
 class BookcorpusSource(Settings):
-    """Sentences of the hub's bookcorpus, put back together in documents of one length."""
+    """Sentences of the hub's bookcorpus, put back together: chapters, cut where they are long."""
 
     kind: Literal["bookcorpus"]
     dataset: str = "bookcorpus/bookcorpus"
     config: str = "plain_text"
     sentences_per_document: Positive = 500
+    """A document ends after this many, where no chapter has ended before."""
     max_documents: Positive | None = None
 
 
+class FilesSource(Settings):
+    """What all kinds of source have in common that read files of your own."""
+
+    files: list[str] = Field(min_length=1)
+    """Patterns such as `raw/books/*.txt` or `raw/**/*.jsonl`, seen from the workspace."""
+    outside_workspace: bool = False
+    """Whether a pattern may be absolute, and a path or a link may lead out of the workspace."""
+    max_documents: Positive | None = None
+
+
+class MediawikiSource(FilesSource):
+    """Articles of MediaWiki dumps (`pages-articles`, plain XML or bz2), one document each."""
+
+    kind: Literal["mediawiki"]
+    headings: bool = False
+    """Whether the headings of sections stay, as paragraphs of their own."""
+    lists: Literal["none", "sentences", "all"] = "sentences"
+    """Which list items stay, as paragraphs of their own."""
+
+
+class BooksSource(FilesSource):
+    """Plain-text books, one a file: front and back matter removed, hard wraps joined."""
+
+    kind: Literal["books"]
+    documents: Literal["chapters", "books"] = "chapters"
+
+
+class TextSource(FilesSource):
+    """Plain-text files of any kind, paragraphs separated by blank lines."""
+
+    kind: Literal["text"]
+    documents: Literal["files", "paragraphs"] = "files"
+
+
+class _ColumnsSource(FilesSource):
+    text_column: str = "text"
+    title_column: str | None = None
+    """Null: the file's name and the row's number."""
+
+
+class JsonlSource(_ColumnsSource):
+    """A JSON object a line, one document each."""
+
+    kind: Literal["jsonl"]
+
+
+class ParquetSource(_ColumnsSource):
+    """A row of a Parquet file, one document each."""
+
+    kind: Literal["parquet"]
+
+
 Source = Annotated[
-    DocstringsSource | WikipediaSource | BookcorpusSource, Field(discriminator="kind")
+    DocstringsSource
+    | WikipediaSource
+    | BookcorpusSource
+    | MediawikiSource
+    | BooksSource
+    | TextSource
+    | JsonlSource
+    | ParquetSource,
+    Field(discriminator="kind"),
 ]
 
 
@@ -47,6 +108,10 @@ class Curate(Settings):
     min_words: Positive = 20
     min_alphabetic_fraction: Fraction = 0.6
     """Share of characters that are letters or spaces; below it the text is code or tables."""
+    language: Literal["en"] | None = "en"
+    """Documents in another language are dropped; null keeps them all."""
+    near_duplicate_similarity: float | None = Field(default=0.8, ge=0.5, lt=1)
+    """Documents as alike as this (shared runs of five words) are one; null keeps them all."""
     heldout_fraction: float = Field(gt=0, lt=0.5)
 
 

@@ -15,6 +15,11 @@ KINDS = {
     "docstrings": "stages.corpus.sources.docstrings",
     "wikipedia": "stages.corpus.sources.wikipedia",
     "bookcorpus": "stages.corpus.sources.bookcorpus",
+    "mediawiki": "stages.corpus.sources.mediawiki",
+    "books": "stages.corpus.sources.books",
+    "text": "stages.corpus.sources.text",
+    "jsonl": "stages.corpus.sources.jsonl",
+    "parquet": "stages.corpus.sources.parquet",
 }
 
 

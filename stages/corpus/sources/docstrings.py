@@ -6,11 +6,11 @@ A document is the prose of one docstring; its title is the qualified name of wha
 import hashlib
 import importlib.util
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
 from pathlib import Path
 
+from stages.corpus.ahead import in_order
 from stages.corpus.records import Document, Tally
 from stages.corpus.sources.modules import Docstring, docstrings_of
 from stages.corpus.workers import processes
@@ -19,8 +19,6 @@ from stages.params import DocstringsSource
 
 _OTHERS = frozenset(["tests", "test", "testing", "_vendor", "vendor", "externals"])
 """Folders whose docstrings are test code, or belong to another package."""
-LOOKAHEAD = 4
-"""Modules of each package that are read ahead, so that no process waits."""
 
 
 def documents(
@@ -40,7 +38,10 @@ def documents(
     seen: set[str] = set()
     titles: Counter[str] = Counter()
     with processes(os.cpu_count() or 1) as executor:
-        unread = {package: _in_order(executor, _modules(package)) for package in settings.packages}
+        unread = {
+            package: in_order(executor, ((docstrings_of, module) for module in _modules(package)))
+            for package in settings.packages
+        }
         while unread and sum(num_characters.values()) < budget:
             package = min(unread, key=lambda package: num_characters[package])
             found = next(unread[package], None)
@@ -74,17 +75,6 @@ def _prose(docstring: Docstring, seen: set[str], tally: Tally) -> str | None:
         tally.documents.add("no_prose", " ".join(text for text, _ in docstring.paragraphs))
         return None
     return "\n\n".join(kept)
-
-
-def _in_order(executor: Executor, modules: list[tuple[str, Path]]) -> Iterator[list[Docstring]]:
-    """Yield the docstrings of module after module, the next few being read meanwhile."""
-    waiting: deque[Future[list[Docstring]]] = deque()
-    for module, path in modules:
-        waiting.append(executor.submit(docstrings_of, module, path))
-        if len(waiting) > LOOKAHEAD:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def _modules(package: str) -> list[tuple[str, Path]]:

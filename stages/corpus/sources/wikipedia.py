@@ -22,6 +22,9 @@ APPARATUS = frozenset(
         "bibliography",
         "further reading",
         "external links",
+        "notes and references",
+        "references and notes",
+        "works cited",
     ]
 )
 """With the first of these headings an article's running text is over."""

@@ -1,0 +1,22 @@
+"""Work done side by side whose results come in order, with no more of it under way than helps."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from typing import Any
+
+LOOKAHEAD = 4
+"""Calls that are under way beyond the one that is waited for."""
+
+
+def in_order(
+    executor: Executor, calls: Iterable[tuple[Callable[..., Any], tuple[Any, ...]]]
+) -> Iterator[Any]:
+    """Yield the result of call after call, the next few being done meanwhile."""
+    waiting: deque[Future[Any]] = deque()
+    for function, arguments in calls:
+        waiting.append(executor.submit(function, *arguments))
+        if len(waiting) > LOOKAHEAD:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()

@@ -1,0 +1,81 @@
+"""JSONL files: an object a line, one document each."""
+
+import json
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from stages.corpus.records import Document, Tally
+from stages.corpus.sources.files import matching
+from stages.errors import DataError
+from stages.params import JsonlSource
+
+MAX_LINE_BYTES = 64 << 20
+
+
+def documents(
+    name: str,
+    settings: JsonlSource,
+    hub_path: Callable[[str], str],  # noqa: ARG001 - every source has this signature
+    tally: Tally,
+) -> Iterator[Document]:
+    """Yield the texts of all lines that hold one; lines that are no JSON object are counted."""
+    found = (
+        document
+        for path in matching(name, settings, tally)
+        for document in _documents_of(name, path, settings, tally)
+    )
+    yield from islice(found, settings.max_documents)
+
+
+def _documents_of(name: str, path: Path, settings: JsonlSource, tally: Tally) -> Iterator[Document]:
+    """Yield the documents of one file.
+
+    Raises:
+        DataError: its first object has not the keys that the settings name.
+    """
+    wanted = [settings.text_column, *filter(None, [settings.title_column])]
+    is_checked = False
+    with path.open("rb") as file:
+        for number, line in enumerate(_lines(file), start=1):
+            if not line.strip():
+                continue
+            row = _object(line)
+            if row is not None and not is_checked:
+                missing = [key for key in wanted if key not in row]
+                if missing:
+                    raise DataError(
+                        f"{path}, line {number}: has no key '{missing[0]}', only {sorted(row)}; "
+                        f"set corpus.sources.{name}.text_column (and title_column) to what it has"
+                    )
+                is_checked = True
+            tally.num_read += 1
+            text = None if row is None else row.get(settings.text_column)
+            if not isinstance(text, str) or not text.strip():
+                reason = "not_json" if row is None else "no_text"
+                if not tally.documents.counts[reason]:
+                    tally.warn(f"{path}, line {number}: {reason.replace('_', ' ')}; it was skipped")
+                tally.documents.add(reason, line[:400].decode(errors="replace"))
+                continue
+            title = row.get(settings.title_column) if row and settings.title_column else None
+            fallback = f"{path.stem} {number}"
+            identity = f"{name}:{path.as_posix()}#{number}"
+            yield Document(identity, name, str(title or fallback), _writable(text))
+
+
+def _lines(file: "Iterator[bytes]") -> Iterator[bytes]:
+    while line := file.readline(MAX_LINE_BYTES):  # type: ignore[attr-defined]
+        yield line
+
+
+def _object(line: bytes) -> dict[str, object] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _writable(text: str) -> str:
+    r"""Return a text without lone surrogates, which JSON may hold as \ud800 and UTF-8 may not."""
+    return text.encode(errors="replace").decode()
