@@ -76,11 +76,15 @@ def test_a_document_that_stands_twice_stays_once():
 
 def test_a_repeated_paragraph_goes_and_its_document_stays():
     kept, tally = keep_all(
-        ["A cat sat down here.\n\nRead the licence.", "Read the licence.\n\nA dog ran off there."]
+        [
+            "A cat sat down here.\n\nRead the licence with care.\n\nYes, sir.",
+            "Read the licence with care.\n\nA dog ran off there.\n\nYes, sir.",
+        ]
     )
-    assert kept[1] == "A dog ran off there."
+    # What is as short as an answer is nobody's.
+    assert kept[1] == "A dog ran off there.\n\nYes, sir."
     assert tally.paragraphs.counts == {"duplicate_paragraph": 1}
-    assert tally.paragraphs.examples == {"duplicate_paragraph": ["Read the licence."]}
+    assert tally.paragraphs.examples == {"duplicate_paragraph": ["Read the licence with care."]}
 
 
 def test_a_document_goes_when_too_little_of_it_is_new():

@@ -293,6 +293,18 @@ def test_memory_does_not_grow_with_the_dump(read):
     assert peak(3000) < 1.1 * peak(300)
 
 
+@pytest.mark.slow
+def test_other_processes_read_the_same(read, shared_data, monkeypatch):
+    path = shared_data / "wikipedia_dump" / "enwiki-table-markup.xml.bz2"
+    in_threads, tally = read(path.read_bytes(), "dump.xml.bz2")
+    monkeypatch.undo()
+    settings = MediawikiSource(kind="mediawiki", files=[str(path)], outside_workspace=True)
+    again = Tally()
+    assert list(mediawiki.documents("wiki", settings, str, again)) == in_threads
+    assert again == tally
+    assert len(in_threads) == 5
+
+
 def real_pages(shared_data: Path) -> list[tuple[str, str]]:
     """Title and wikitext of the articles in the smallest of the real dumps."""
     from xml.etree import ElementTree

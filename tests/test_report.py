@@ -119,7 +119,12 @@ def test_hostile_text_is_shown_and_not_run(reports: Path) -> None:
         change(reports / "finetune" / model / "package.json", title=hostile)
     check = {"name": hostile, "value": hostile, "threshold": 1, "rule": hostile, "meaning": hostile}
     change(reports / "gate" / "distilbert.json", checks=[check | {"passed": False}])
-    change(reports / "corpus.json", dropped={hostile: 3})
+    change(
+        reports / "corpus.json",
+        dropped={hostile: 3, "near_duplicate": 2},
+        examples={"near_duplicate": [hostile]},
+        warnings=[hostile],
+    )
     text, _ = page_of(reports)
     assert "script" not in {name for name, _ in Page(text).elements}
     assert text.count("&lt;script&gt;") >= 6

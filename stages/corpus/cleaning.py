@@ -22,17 +22,27 @@ _MOJIBAKE = re.compile(
 )
 """A lead byte of UTF-8 and another byte, read as Latin-1 or Windows-1252: worth a closer look."""
 
-_BOILERPLATE = re.compile(
-    r"all rights reserved|smashwords edition|licensed for your personal enjoyment|cookie policy"
-    r"|project gutenberg|no part of this (?:book|publication|e-?book)|this is a work of fiction"
-    r"|(?:^|\W)isbn(?:-1[03])?[\s:]*[\d-]{10}|copyright (?:\(c\)|\u00a9|\d{4})|\u00a9 ?\d{4}"
-    r"|subscribe to our newsletter|enable javascript",
-    re.I,
+_BOILERPLATE = (
+    "all rights reserved",
+    "smashwords edition",
+    "licensed for your personal enjoyment",
+    "project gutenberg",
+    "no part of this book",
+    "no part of this publication",
+    "this is a work of fiction",
+    "copyright (c)",
+    "copyright \u00a9",
+    "isbn:",
+    "isbn-",
+    "isbn 97",
+    "cookie policy",
+    "subscribe to our newsletter",
+    "enable javascript",
 )
+"""What publishers and web sites print in every text, in lower case."""
 MAX_BOILERPLATE_WORDS = 120
 """A longer paragraph says something of its own."""
 
-_WORD = re.compile(r"[^\W\d_]+")
 _ENGLISH = frozenset(
     # Words that English cannot do without, but for those that other languages have too, such as
     # a, in, is, by, for, at, was, on, he, her, will.
@@ -62,13 +72,22 @@ def sound_paragraphs(paragraphs: list[str], drops: Drops) -> list[str]:
         text = mended(paragraph) if _MOJIBAKE.search(paragraph) else paragraph
         if text is None or "\ufffd" in text:
             reason = "mojibake"
-        elif _BOILERPLATE.search(text) and len(text.split()) <= MAX_BOILERPLATE_WORDS:
+        elif is_boilerplate(text):
             reason = "boilerplate"
         if text is None or reason is not None:
             drops.add(reason or "mojibake", paragraph)
         else:
             kept.append(text)
     return kept
+
+
+def is_boilerplate(paragraph: str) -> bool:
+    """Return whether a paragraph is what publishers print in every book, and nothing more."""
+    folded = paragraph.lower()
+    # A loop over plain strings: an order of magnitude faster than one regular expression.
+    return any(phrase in folded for phrase in _BOILERPLATE) and (
+        len(folded.split()) <= MAX_BOILERPLATE_WORDS
+    )
 
 
 def mended(paragraph: str) -> str | None:
@@ -97,7 +116,7 @@ def is_english(paragraphs: list[str]) -> bool:
     """Return whether enough of a document's words are those that English cannot do without."""
     num_words = num_english = 0
     for paragraph in paragraphs:
-        words = _WORD.findall(paragraph.lower())
+        words = paragraph.lower().split()
         num_words += len(words)
         num_english += sum(word in _ENGLISH for word in words)
         if num_words >= MAX_LANGUAGE_WORDS:

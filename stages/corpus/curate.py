@@ -14,15 +14,13 @@ they are sorted 24, and about 80 for each that repeats; 512 bytes a document are
 import argparse
 import hashlib
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -39,6 +37,7 @@ from stages.corpus.records import (
     document_writer,
     open_documents,
     read_documents,
+    table_of,
 )
 from stages.corpus.workers import processes
 from stages.errors import DataError
@@ -48,6 +47,8 @@ SPLITS = ("train", "heldout")
 PARALLEL_BYTES = 8_000_000
 """Less than this, compressed, is read in the time that starting processes takes."""
 
+MIN_REPEATED_WORDS = 5
+"""People in novels say "Yes, sir." without copying each other."""
 _WHOLE = "\f"
 """Stands before what is hashed of a document: one of one paragraph is not that paragraph."""
 
@@ -87,11 +88,10 @@ def clean_piece(source: str, path: Path, group: int, out: Path, rules: params.Cu
         text = "\n\n".join(paragraphs)
         kept.append(replace(document, text=text))
         documents.append(_hash(_WHOLE + text))
-        paragraph_hashes += map(_hash, dict.fromkeys(paragraphs))
+        paragraph_hashes += map(_hash, filter(tells, dict.fromkeys(paragraphs)))
         if rules.near_duplicate_similarity is not None:
             signatures.append(signature(text))
-    columns = {name: [getattr(document, name) for document in kept] for name in SCHEMA.names}
-    pq.write_table(pa.table(columns, schema=SCHEMA), out, compression="lz4")
+    pq.write_table(table_of(kept), out, compression="lz4")
     return Piece(
         source,
         out,
@@ -126,17 +126,30 @@ class Curation:
             like = self._titles[int(self._original[self._number])]
             tally.documents.add("near_duplicate", f"{document.title} is {like}: {document.text}")
             return None
-        paragraphs = document.text.split("\n\n")
-        hashes = {paragraph: _hash(paragraph) for paragraph in paragraphs}
-        fresh = [paragraph for paragraph, number in hashes.items() if number not in self._seen]
-        if len(fresh) < len(paragraphs):
-            if unfit(fresh, self._rules):
-                tally.documents.add("duplicate_paragraphs", document.text)
-                return None
-            for paragraph in _without(paragraphs, fresh):
-                tally.paragraphs.add("duplicate_paragraph", paragraph)
-        self._seen.update(self._repeated.intersection([whole, *hashes.values()]))
+        fresh, repeated = [], []
+        own: set[int] = set()
+        for paragraph in document.text.split("\n\n"):
+            number = _hash(paragraph) if tells(paragraph) else None
+            if number is not None and (number in self._seen or number in own):
+                repeated.append(paragraph)
+                continue
+            fresh.append(paragraph)
+            if number is not None:
+                own.add(number)
+        if repeated and unfit(fresh, self._rules):
+            tally.documents.add("duplicate_paragraphs", document.text)
+            return None
+        for paragraph in repeated:
+            tally.paragraphs.add("duplicate_paragraph", paragraph)
+        self._seen |= self._repeated & own
+        if whole in self._repeated:
+            self._seen.add(whole)
         return replace(document, text="\n\n".join(fresh))
+
+
+def tells(paragraph: str) -> bool:
+    """Return whether a paragraph is long enough for its repetition to mean that it was copied."""
+    return paragraph.count(" ") >= MIN_REPEATED_WORDS - 1
 
 
 def is_held_out(document_id: str, fraction: float, seed: int) -> bool:
@@ -147,16 +160,6 @@ def is_held_out(document_id: str, fraction: float, seed: int) -> bool:
 
 def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
-
-
-def _without(paragraphs: list[str], kept: list[str]) -> Iterator[str]:
-    """Yield the paragraphs that are not kept; of one that stands twice, the second."""
-    left = Counter(kept)
-    for paragraph in paragraphs:
-        if left[paragraph]:
-            left[paragraph] -= 1
-        else:
-            yield paragraph
 
 
 def curate(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -107,6 +108,21 @@ class Tally:
         self.warnings = [*self.warnings, *other.warnings][:MAX_WARNINGS]
 
 
+def table_of(documents: list[Document]) -> Any:
+    """Return documents as a `pyarrow.Table` of `SCHEMA`."""
+    columns = [_strings([getattr(row, name) for row in documents]) for name in SCHEMA.names]
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
+
+
+def _strings(values: list[str]) -> Any:
+    # Not pa.array, which imports pandas to ask whether a list is one of its series: a second.
+    encoded = [value.encode() for value in values]
+    offsets = np.zeros(len(values) + 1, np.int32)
+    np.cumsum([len(value) for value in encoded], out=offsets[1:])
+    buffers = [pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]
+    return pa.StringArray.from_buffers(len(values), *buffers)
+
+
 class DocumentWriter:
     """Appends documents to a Parquet file in groups of a bounded size."""
 
@@ -132,9 +148,8 @@ class DocumentWriter:
         self._writer.close()
 
     def _flush(self) -> None:
-        columns = {name: [getattr(row, name) for row in self._rows] for name in SCHEMA.names}
         if self._rows:
-            self._writer.write_table(pa.table(columns, schema=SCHEMA))
+            self._writer.write_table(table_of(self._rows))
         self._rows = []
         self._num_waiting = 0
 

@@ -59,6 +59,7 @@ def render(reports: Reports, summary: Json, teacher_name: str, links: Links) -> 
         scatters=sections.scatters(reports, summary, models),
         curves=sections.curves(reports, models),
         drops=sections.drops(reports),
+        dropped_examples=sections.dropped_examples(reports),
         costs=sections.costs(reports),
         published=published,
         traced=partial(traced, summary),

@@ -45,6 +45,16 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
+class DropExamples:
+    """A reason for drops, of documents or of paragraphs, and beginnings of the first of them."""
+
+    what: str
+    reason: str
+    number: int
+    examples: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class CurvePanel:
     """One loss: the picture, and its lines for the legend."""
 
@@ -215,6 +225,21 @@ def drops(reports: Reports) -> list[Bar]:
     return [
         Bar(reason.replace("_", " "), "drop", number / most, f"{number:,}")
         for reason, number in sorted(counted.items(), key=lambda item: (-item[1], item[0]))
+        if number
+    ]
+
+
+def dropped_examples(reports: Reports) -> list[DropExamples]:
+    """Return every reason for a drop with beginnings of what was dropped, documents first."""
+    report = reports.corpus or {}
+    kinds = {
+        "documents": (report.get("dropped", {}), report.get("examples", {})),
+        "paragraphs": (report.get("dropped_paragraphs", {}), report.get("paragraph_examples", {})),
+    }
+    return [
+        DropExamples(what, reason.replace("_", " "), number, examples.get(reason, []))
+        for what, (counts, examples) in kinds.items()
+        for reason, number in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         if number
     ]
 

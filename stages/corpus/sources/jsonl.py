@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from stages.errors import DataError
 from stages.params import JsonlSource
 
 MAX_LINE_BYTES = 64 << 20
+"""A longer line is taken in pieces, none of which is an object: it is counted, and not held."""
 
 
 def documents(
@@ -37,7 +39,7 @@ def _documents_of(name: str, path: Path, settings: JsonlSource, tally: Tally) ->
     wanted = [settings.text_column, *filter(None, [settings.title_column])]
     is_checked = False
     with path.open("rb") as file:
-        for number, line in enumerate(_lines(file), start=1):
+        for number, line in enumerate(iter(partial(file.readline, MAX_LINE_BYTES), b""), start=1):
             if not line.strip():
                 continue
             row = _object(line)
@@ -61,11 +63,6 @@ def _documents_of(name: str, path: Path, settings: JsonlSource, tally: Tally) ->
             fallback = f"{path.stem} {number}"
             identity = f"{name}:{path.as_posix()}#{number}"
             yield Document(identity, name, str(title or fallback), _writable(text))
-
-
-def _lines(file: "Iterator[bytes]") -> Iterator[bytes]:
-    while line := file.readline(MAX_LINE_BYTES):  # type: ignore[attr-defined]
-        yield line
 
 
 def _object(line: bytes) -> dict[str, object] | None:
