@@ -5,16 +5,17 @@ import torch
 from torch import Tensor
 
 from stages.objectives import vocabulary
-from stages.objectives.soft_targets import label_ce, soft_target_kl
-from stages.objectives.vocabulary import Head, vocabulary_losses
+from stages.objectives.soft_targets import label_ce, mixed_label_ce, soft_target_kl
+from stages.objectives.vocabulary import Buffers, Head, vocabulary_losses
 
 N, V, D = 23, 37, 8
 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seven rows a chunk: 23 rows are three full chunks and a short one."""
+    """Seven rows a chunk, two a block: 23 rows are three full chunks and a short one."""
     monkeypatch.setattr(vocabulary, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(vocabulary, "BLOCK_ROWS", 2)
 
 
 def heads(dtype: torch.dtype = torch.float64) -> tuple[Head, Head, Tensor]:
@@ -29,9 +30,7 @@ def heads(dtype: torch.dtype = torch.float64) -> tuple[Head, Head, Tensor]:
     student, teacher = head(D), head(D + 4)
     for tensor in student:
         tensor.requires_grad_()
-    labels = torch.full((N,), -100)
-    labels[torch.tensor([0, 5, 6, 7, 22])] = torch.tensor([3, 36, 0, 0, 9])
-    return student, teacher, labels
+    return student, teacher, torch.tensor([3, 36, 0, 0, 9])
 
 
 def textbook(student: Head, teacher: Head, labels: Tensor, weights: tuple[float, float]) -> Tensor:
@@ -39,7 +38,7 @@ def textbook(student: Head, teacher: Head, labels: Tensor, weights: tuple[float,
     taught = teacher.features_ND @ teacher.weight_VD.T + teacher.bias_V
     return (
         weights[0] * soft_target_kl(logits, taught, 2.0).mean
-        + weights[1] * label_ce(logits, labels).mean
+        + weights[1] * label_ce(logits[: len(labels)], labels).mean
     )
 
 
@@ -50,7 +49,7 @@ def chunked(student: Head, teacher: Head | None, labels: Tensor, ce: float, mlm:
         labels,
         temperature=2.0,
         ce_coefficient=ce / N,
-        mlm_coefficient=mlm / int((labels != -100).sum()),
+        mlm_coefficient=mlm / len(labels),
     ).total
 
 
@@ -70,7 +69,7 @@ def test_equals_the_textbook_form_in_value_and_gradients(ce: float, mlm: float) 
 def test_without_a_teacher_only_the_labels_count() -> None:
     student, _, labels = heads()
     logits = student.features_ND @ student.weight_VD.T + student.bias_V
-    expected = torch.autograd.grad(label_ce(logits, labels).mean, list(student))
+    expected = torch.autograd.grad(label_ce(logits[: len(labels)], labels).mean, list(student))
     actual = torch.autograd.grad(chunked(student, None, labels, 5.0, 1.0), list(student))
     for got, want in zip(actual, expected, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
@@ -93,18 +92,84 @@ def test_bfloat16_features_keep_a_float32_softmax() -> None:
 def test_micro_batches_add_up_to_the_whole_batch() -> None:
     student, teacher, labels = heads()
     whole = chunked(student, teacher, labels, 5.0, 2.0).item()
-    count = int((labels != -100).sum())
     parts = 0.0
-    for rows in (slice(0, 4), slice(4, 15), slice(15, N)):
+    # Labelled rows come first: rows 0 to 4 of the whole batch.
+    for rows, theirs in ((slice(0, 4), labels[:4]), (slice(4, 15), labels[4:]), (slice(15, N), [])):
         parts += vocabulary_losses(
             student._replace(features_ND=student.features_ND[rows]),
             teacher._replace(features_ND=teacher.features_ND[rows]),
-            labels[rows],
+            torch.as_tensor(theirs, dtype=torch.int64),
             temperature=2.0,
             ce_coefficient=5.0 / N,
-            mlm_coefficient=2.0 / count,
+            mlm_coefficient=2.0 / len(labels),
         ).total.item()
     assert parts == pytest.approx(whole, rel=1e-12)
+
+
+def test_a_row_counts_as_often_as_its_importance_says() -> None:
+    student, teacher, labels = heads()
+    importance = torch.ones(N, dtype=torch.float64)
+    importance[-3:] = torch.tensor([3.0, 0.0, 0.5])
+    logits, taught = (h.features_ND @ h.weight_VD.T + h.bias_V for h in (student, teacher))
+    rows = sum(
+        importance[i] * soft_target_kl(logits[i : i + 1], taught[i : i + 1], 2.0).sum
+        for i in range(N)
+    )
+    expected = torch.autograd.grad(rows / N, list(student))
+    losses = vocabulary_losses(
+        student,
+        teacher,
+        labels,
+        temperature=2.0,
+        ce_coefficient=1 / N,
+        mlm_coefficient=0.0,
+        importance_N=importance,
+    )
+    assert losses.ce_sum.item() == pytest.approx(rows.item(), rel=1e-12)
+    for got, want in zip(torch.autograd.grad(losses.total, list(student)), expected, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
+
+
+def test_mobileberts_mixed_labels_are_soft_targets_at_labelled_rows_at_temperature_one() -> None:
+    """Half the label and half the teacher's distribution: equal but for the teacher's entropy."""
+    student, teacher, labels = heads()
+    student = student._replace(features_ND=student.features_ND[:5])
+    teacher = teacher._replace(features_ND=teacher.features_ND[:5])
+    logits, taught = (h.features_ND @ h.weight_VD.T + h.bias_V for h in (student, teacher))
+    expected = mixed_label_ce(logits, taught, labels).sum
+    losses = vocabulary_losses(
+        student, teacher, labels, temperature=1.0, ce_coefficient=0.5, mlm_coefficient=0.5
+    )
+    log = torch.log_softmax(taught, dim=-1)
+    entropy = -(log.exp() * log).sum()
+    assert (losses.total + 0.5 * entropy).item() == pytest.approx(expected.item(), rel=1e-12)
+    leaves = [student.weight_VD, student.bias_V]
+    for got, want in zip(
+        torch.autograd.grad(losses.total, leaves),
+        torch.autograd.grad(expected, leaves),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
+
+
+def test_kept_buffers_change_no_result() -> None:
+    buffers = Buffers()
+    totals = []
+    for rows in (N, 9, N):
+        student, teacher, labels = heads()
+        for kept in (buffers, None):
+            losses = vocabulary_losses(
+                student._replace(features_ND=student.features_ND[:rows]),
+                teacher._replace(features_ND=teacher.features_ND[:rows]),
+                labels,
+                temperature=2.0,
+                ce_coefficient=1.0,
+                mlm_coefficient=1.0,
+                buffers=kept,
+            )
+            totals.append((losses.total, *torch.autograd.grad(losses.total, list(student)[1:])))
+    for with_kept, fresh in zip(totals[::2], totals[1::2], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(with_kept, fresh, strict=True))
 
 
 def test_scaling_the_total_scales_the_gradients() -> None:

@@ -60,6 +60,10 @@ class TaskLoss(nn.Module):
         """Return the number of examples."""
         return [len(batch["labels"])]
 
+    def prepare(self, batch: Batch) -> Batch:
+        """Return a micro-batch as it is."""
+        return batch
+
     def forward(self, batch: Batch, counts: list[float]) -> tuple[Tensor, Tensor]:
         """Return the loss of a micro-batch as its share of the batch's mean, and its sum."""
         logits_BC = logits_of(self.model, batch)

@@ -10,7 +10,7 @@ class Term:
     """A loss before its reduction: means of means are wrong, sums over counts are not."""
 
     sum: Tensor
-    count: float
+    count: float | Tensor
 
     @property
     def mean(self) -> Tensor:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.corpus.reading import Sequences
+from stages.objectives.term import masked_positions
 from stages.training.masking import mask_batch, masking_weights
 
 if TYPE_CHECKING:
@@ -99,6 +100,23 @@ def num_tokens(batch: Batch) -> int:
 def rows_of(batches: Batches, step: int) -> list[int]:
     """Return the rows of the training split that a step is made of; none where they have none."""
     return batches.order.indices(step).tolist() if isinstance(batches, MaskedBatches) else []
+
+
+def with_rows(batch: Batch, wanted_BS: Tensor) -> Batch:
+    """Add which positions need logits, those with labels first.
+
+    `rows` (N) counts positions along B x S, `row_labels` are the labels of its first M, and
+    `row_importance` (N) comes along where the batch has an `importance`. Found here, before a batch
+    is sent to its device, because a device that is asked how many there are makes the host wait.
+    """
+    labels, wanted = batch["labels"].flatten(), wanted_BS.flatten()
+    labelled = masked_positions(labels)
+    first = torch.nonzero(labelled & wanted).flatten()
+    rows = torch.cat([first, torch.nonzero(wanted & ~labelled).flatten()])
+    added = {"rows": rows, "row_labels": labels[first]}
+    if "importance" in batch:
+        added["row_importance"] = batch["importance"].flatten()[rows]
+    return batch | added
 
 
 def share(batch: Batch, rank: int, world_size: int) -> Batch:

@@ -6,9 +6,9 @@ import torch
 
 from stages.objectives.hidden_states import cosine
 from stages.objectives.term import masked_positions
-from stages.objectives.vocabulary import vocabulary_losses
+from stages.objectives.vocabulary import Buffers, vocabulary_losses
 from stages.students.heads import MaskedLM, encode, head_of
-from stages.training.batches import Batch
+from stages.training.batches import Batch, with_rows
 from stages.training.triple_loss import FrozenTeacher
 
 
@@ -25,29 +25,32 @@ def measure_heldout(
     sums = {"kl": 0.0, "mlm": 0.0, "cos": 0.0}
     num_real = num_masked = 0
     comparable = False
-    for cpu_batch in batches:
-        batch = {name: tensor.to(model.device) for name, tensor in cpu_batch.items()}
-        real_BS = batch["attention_mask"].bool()
+    buffers = Buffers()
+    for given in batches:
+        # Without a teacher to compare with, only labelled positions have anything to say.
+        asked_BS = given["attention_mask"].bool() if teacher else masked_positions(given["labels"])
+        batch = {name: x.to(model.device) for name, x in with_rows(given, asked_BS).items()}
         hidden_BSD = encode(model, batch["input_ids"], batch["attention_mask"])
         soft = None
         if teacher is not None:
             taught_BSD = teacher.hidden(batch)
-            soft = teacher.head(taught_BSD[real_BS])
+            soft = teacher.head(taught_BSD.flatten(0, 1).index_select(0, batch["rows"]))
             comparable = taught_BSD.shape == hidden_BSD.shape
             if comparable:
                 sums["cos"] += float(cosine(hidden_BSD, taught_BSD, batch["attention_mask"]).sum)
         losses = vocabulary_losses(
-            head_of(model, hidden_BSD[real_BS]),
+            head_of(model, hidden_BSD.flatten(0, 1).index_select(0, batch["rows"])),
             soft,
-            batch["labels"][real_BS],
+            batch["row_labels"],
             temperature=1.0,
             ce_coefficient=1.0,
             mlm_coefficient=1.0,
+            buffers=buffers,
         )
         sums["kl"] += float(losses.ce_sum)
         sums["mlm"] += float(losses.mlm_sum)
-        num_real += int(real_BS.sum())
-        num_masked += int(masked_positions(batch["labels"]).sum())
+        num_real += len(batch["rows"])
+        num_masked += len(batch["row_labels"])
     means = {"mlm": sums["mlm"] / max(num_masked, 1)}
     if teacher is not None:
         names = ("kl", "cos") if comparable else ("kl",)

@@ -45,11 +45,15 @@ class Objective(Protocol):
     def counts(self, batch: Batch) -> list[float]:
         """Return for each term how many things of a global batch it sums over."""
 
-    def __call__(self, batch: Batch, counts: list[float]) -> tuple[Tensor, Tensor]:
-        """Return the weighted loss of a micro-batch, and each term's sum (without gradient).
+    def prepare(self, batch: Batch) -> Batch:
+        """Return a micro-batch as the call wants it, made while it is still on the host."""
 
-        A term enters the loss as weight x sum / count, with the count of the global batch: the
-        losses of all micro-batches and processes then add up to the loss of the batch.
+    def __call__(self, batch: Batch, counts: list[float]) -> tuple[Tensor, Tensor]:
+        """Return the weighted loss of a prepared micro-batch, and each term's sum.
+
+        The sums carry no gradient. A term enters the loss as weight x sum / count, with the count
+        of the global batch: the losses of all micro-batches and processes then add up to the loss
+        of the batch.
         """
 
 
@@ -212,7 +216,7 @@ class _Run:
             with self._gradients_stay_local(index < len(pieces) - 1), self._precision():
                 on_device = {
                     name: tensor.to(self.processes.device, non_blocking=True)
-                    for name, tensor in piece.items()
+                    for name, tensor in self.objective.prepare(piece).items()
                 }
                 loss, sums = self.wrapped(on_device, counts)
                 # DDP takes the mean over processes, and shares of one loss must be summed.

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from stages.objectives.hidden_states import cosine
 from stages.objectives.term import masked_positions
-from stages.objectives.vocabulary import Head, vocabulary_losses
+from stages.objectives.vocabulary import Buffers, Head, vocabulary_losses
 from stages.students.heads import MaskedLM, encode, head_of
 from stages.students.taps import Seen, Taps, look
-from stages.training.batches import Batch
+from stages.training.batches import Batch, with_rows
 
 if TYPE_CHECKING:
     from stages.params import Weights
@@ -69,16 +69,28 @@ class TripleLoss(nn.Module):
         # A teacher that no term asks is not run.
         self.teacher = None if self.terms == ("mlm",) else teacher
         assert self.teacher or self.terms == ("mlm",), "soft targets and cosine need a teacher"
+        self.memory = Buffers()
 
     def counts(self, batch: Batch) -> list[float]:
         """Return what each term sums over: real tokens, or masked ones."""
         real = int(batch["attention_mask"].sum())
         masked = int(masked_positions(batch["labels"]).sum())
-        of = {"ce": real if self.positions == "all" else masked, "mlm": masked, "cos": real}
+        # Sampled positions stand for all of them, so that is what their sum is divided by.
+        of = {"ce": masked if self.positions == "masked" else real, "mlm": masked, "cos": real}
         return [of[name] for name in self.terms]
 
+    def prepare(self, batch: Batch) -> Batch:
+        """Return a micro-batch with the rows whose logits are needed, found while on the host."""
+        # Where no soft targets are asked for, only masked positions need logits: 15 % of them.
+        positions = self.positions if "ce" in self.weights else "masked"
+        if positions == "all":
+            return with_rows(batch, batch["attention_mask"].bool())
+        if positions == "sampled":
+            return with_rows(batch, batch["importance"] > 0)
+        return with_rows(batch, masked_positions(batch["labels"]))
+
     def forward(self, batch: Batch, counts: list[float]) -> tuple[Tensor, Tensor]:
-        """Return the weighted loss of a micro-batch, and each term's sum."""
+        """Return the weighted loss of a prepared micro-batch, and each term's sum."""
         hidden_BSD = encode(self.student, batch["input_ids"], batch["attention_mask"])
         taught_BSD = self.teacher.hidden(batch) if self.teacher is not None else None
         return self.of_states(hidden_BSD, taught_BSD, batch, counts)
@@ -88,22 +100,21 @@ class TripleLoss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the same from the last hidden states of the student, and of a teacher asked."""
         count = {name: max(n, 1) for name, n in zip(self.terms, counts, strict=True)}
-        real_BS = batch["attention_mask"].bool()
-        masked_BS = masked_positions(batch["labels"])
-        # Where no soft targets are asked for, only masked positions need logits: 15 % of them.
-        rows_BS = real_BS if "ce" in self.weights and self.positions == "all" else masked_BS
+        rows_N = batch["rows"]
         soft = None
         if "ce" in self.weights:
             assert self.teacher is not None
             assert taught_BSD is not None
-            soft = self.teacher.head(taught_BSD[rows_BS])
+            soft = self.teacher.head(taught_BSD.flatten(0, 1).index_select(0, rows_N))
         losses = vocabulary_losses(
-            head_of(self.student, hidden_BSD[rows_BS]),
+            head_of(self.student, hidden_BSD.flatten(0, 1).index_select(0, rows_N)),
             soft,
-            batch["labels"][rows_BS],
+            batch["row_labels"],
             temperature=self.temperature,
             ce_coefficient=self.weights.get("ce", 0.0) / count.get("ce", 1),
             mlm_coefficient=self.weights.get("mlm", 0.0) / count.get("mlm", 1),
+            importance_N=batch.get("row_importance"),
+            buffers=self.memory,
         )
         total = losses.total
         sums = {"ce": losses.ce_sum, "mlm": losses.mlm_sum}

@@ -1,0 +1,305 @@
+"""The engine's distillation step against the published one, on this machine, in one run.
+
+    python -m benchmarks.distillation                       # 6x384 to 3 layers, 2,048 tokens a step
+    python -m benchmarks.distillation --shape base --batch 8
+
+Both train the same student from the same teacher on the same batches with the same triple loss,
+in turn, step by step, in one process; each one's peak memory is taken in a process of its own.
+Prints tokens per second, their ratio, peak memory, and how near each comes to the limit that this
+machine's matrix products set, measured in the same run (benchmarks/limit.py).
+"""
+
+import argparse
+import copy
+import json
+import logging
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import BertConfig, BertForMaskedLM
+
+from benchmarks.limit import Limit, Products, Shape
+from benchmarks.published_step import PublishedStep
+from stages.corpus.reading import Sequences, SpecialIds
+from stages.params import Launch, Masking, Schedule, Weights
+from stages.students.distilbert import build_student
+from stages.training.batches import Batch, MaskedBatches
+from stages.training.loop import train
+from stages.training.processes import Processes
+from stages.training.triple_loss import FrozenTeacher, TripleLoss
+
+VOCABULARY = 30522
+WEIGHTS = Weights(ce=5.0, mlm=2.0, cos=1.0)
+TEMPERATURE = 2.0
+MEGABYTE = 1e6
+MODELS = {
+    "small": {"layers": 6, "width": 384, "heads": 12, "student": [0, 2, 5]},
+    "base": {"layers": 12, "width": 768, "heads": 12, "student": [0, 2, 4, 7, 9, 11]},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """What one way of taking steps needs, in bytes: all of it, and what is not model or library."""
+
+    total: int
+    above_models: int
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Measure what was asked for, and print it."""
+    logging.disable(logging.INFO)
+    device = torch.device(arguments.device)
+    if arguments.memory_of:
+        print(json.dumps(asdict(peak_memory(arguments, device))))
+        return
+    seconds, limit = times(arguments, device)
+    shape = shape_of(arguments)
+    peaks = {name: peak_in_own_process(name) for name in seconds}
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    ratio = statistics.median(
+        [p / e for p, e in zip(seconds["published"], seconds["engine"], strict=True)]
+    )
+    result = {
+        "shape": asdict(shape),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "positions": arguments.positions,
+        "precision": arguments.precision,
+        "limit_seconds": limit.seconds,
+        "limit_flops": limit.flops,
+        "seconds": seconds,
+        "tokens_per_second": {n: shape.num_tokens / s for n, s in medians.items()},
+        "share_of_limit": {n: limit.seconds / s for n, s in medians.items()},
+        "peak_memory": {name: asdict(peak) for name, peak in peaks.items()},
+        "speed_ratio": ratio,
+        "memory_ratio": peaks["engine"].total / peaks["published"].total,
+        "memory_ratio_above_models": peaks["engine"].above_models / peaks["published"].above_models,
+    }
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(f"{shape}, {arguments.positions}, {arguments.precision}, {result['device']}")
+    print(f"{'':12}{'s/step':>9}{'tokens/s':>10}{'of limit':>10}{'peak MB':>9}{'above models':>14}")
+    for name in ("published", "engine"):
+        peak = peaks[name]
+        print(
+            f"{name:12}{medians[name]:9.3f}{shape.num_tokens / medians[name]:10.0f}"
+            f"{limit.seconds / medians[name]:10.0%}{peak.total / MEGABYTE:9.0f}"
+            f"{peak.above_models / MEGABYTE:14.0f}"
+        )
+    print(
+        f"{'limit':12}{limit.seconds:9.3f}{shape.num_tokens / limit.seconds:10.0f}"
+        f"{limit.flops / limit.seconds / 1e9:10.0f} GFLOP/s"
+    )
+    print(
+        f"engine: {ratio:.2f} times the tokens per second (median of {arguments.rounds} pairs), "
+        f"{result['memory_ratio']:.2f} of the peak memory, "
+        f"{result['memory_ratio_above_models']:.2f} of that above the models"
+    )
+
+
+def shape_of(arguments: argparse.Namespace) -> Shape:
+    """Return the sizes that the command line asks for."""
+    model = MODELS[arguments.shape]
+    return Shape(
+        teacher_layers=model["layers"],
+        student_layers=len(model["student"]),
+        width=model["width"],
+        inner=4 * model["width"],
+        heads=model["heads"],
+        vocabulary=VOCABULARY,
+        batch=arguments.batch,
+        length=arguments.length,
+    )
+
+
+class Contest:
+    """Teacher, student, batches and settings that both ways of taking a step share."""
+
+    def __init__(self, arguments: argparse.Namespace, device: torch.device) -> None:
+        shape = shape_of(arguments)
+        self.arguments, self.device = arguments, device
+        torch.manual_seed(0)
+        config = BertConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=shape.width,
+            num_hidden_layers=shape.teacher_layers,
+            num_attention_heads=shape.heads,
+            intermediate_size=shape.inner,
+            max_position_embeddings=max(512, shape.length),
+        )
+        self.teacher = BertForMaskedLM(config).to(device)
+        self.student = build_student(self.teacher, MODELS[arguments.shape]["student"]).to(device)
+        self.num_steps = arguments.warmup + arguments.rounds
+        self.schedule = Schedule(
+            num_steps=self.num_steps,
+            batch_sequences=shape.batch,
+            learning_rate=5e-4,
+            warmup_fraction=0.05,
+            precision=arguments.precision,
+        )
+        self.batches = MaskedBatches(sequences(shape), shape.batch, 0, Masking())
+
+    def published(self) -> PublishedStep:
+        """Return the published step on a student of its own."""
+        student = copy.deepcopy(self.student)
+        student.tie_weights()
+        return PublishedStep(
+            student, self.teacher, WEIGHTS, self.schedule, self.num_steps, TEMPERATURE
+        )
+
+    def run_engine(self, batches: "Turns") -> None:
+        """Train with the engine; it asks `batches` for each step's batch."""
+        objective = TripleLoss(
+            self.student,
+            FrozenTeacher(self.teacher),
+            WEIGHTS,
+            temperature=TEMPERATURE,
+            positions=self.arguments.positions,
+        )
+        launch = Launch(micro_batch_sequences=self.schedule.batch_sequences)
+        train(
+            objective,
+            batches,
+            self.schedule,
+            self.num_steps,
+            launch,
+            Processes(0, 1, self.device),
+            seed=0,
+            workspace=None,
+            title="engine",
+        )
+        batches.finish()
+
+
+class Turns:
+    """Batches that let the published step take its turn between two steps of the engine.
+
+    The engine asks for a batch at the start of each step: from one answer to the next question is
+    one whole step of its loop, with everything that it does for its users.
+    """
+
+    def __init__(self, contest: Contest, other: PublishedStep | None) -> None:
+        self.contest, self.other = contest, other
+        self.seconds: dict[str, list[float]] = {"engine": [], "published": []}
+        self._answered: float | None = None
+
+    def __call__(self, step: int) -> Batch:
+        """Return the engine's next batch, after the other's turn."""
+        self.finish()
+        batch = self.contest.batches(step)
+        if self.other is not None:
+            begun = self._now()
+            self.other({k: v.to(self.contest.device) for k, v in batch.items()})
+            self.seconds["published"].append(self._now() - begun)
+        self._answered = self._now()
+        # Made again inside the engine's time: preparing batches is part of its step.
+        return self.contest.batches(step)
+
+    def finish(self) -> None:
+        """Take the time of the engine's last step."""
+        now = self._now()
+        if self._answered is not None:
+            self.seconds["engine"].append(now - self._answered)
+        self._answered = None
+
+    def _now(self) -> float:
+        if self.contest.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def times(
+    arguments: argparse.Namespace, device: torch.device
+) -> tuple[dict[str, list[float]], Limit]:
+    """Return the seconds of each measured step, and the limit measured before and after them."""
+    dtype = torch.bfloat16 if arguments.precision == "bfloat16" else torch.float32
+    products = Products(shape_of(arguments), dtype, device)
+    products.measure(3)
+    contest = Contest(arguments, device)
+    turns = Turns(contest, contest.published())
+    contest.run_engine(turns)
+    limit = products.measure(3)
+    return {name: values[arguments.warmup :] for name, values in turns.seconds.items()}, limit
+
+
+def peak_in_own_process(name: str) -> Peak:
+    """Return what a process that takes only this kind of step needs at its highest."""
+    command = [sys.executable, "-m", "benchmarks.distillation", *sys.argv[1:]]
+    done = subprocess.run(
+        [*command, "--memory-of", name], check=True, capture_output=True, text=True
+    )
+    return Peak(**json.loads(done.stdout))
+
+
+def peak_memory(arguments: argparse.Namespace, device: torch.device) -> Peak:
+    """Take three steps of one kind and return this process's (or its GPU's) high-water mark."""
+    contest = Contest(argparse.Namespace(**vars(arguments) | {"warmup": 0, "rounds": 3}), device)
+    models = torch.cuda.memory_allocated() if device.type == "cuda" else _resident("VmRSS")
+    if arguments.memory_of == "engine":
+        contest.run_engine(Turns(contest, None))
+    else:
+        contest.student, step = None, contest.published()
+        for number in range(3):
+            step({k: v.to(device) for k, v in contest.batches(number).items()})
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else _resident("VmHWM")
+    return Peak(peak, peak - models)
+
+
+def _resident(key: str) -> int:
+    """Return this process's resident memory, now (VmRSS) or at its highest (VmHWM), in bytes.
+
+    Not getrusage: its maximum counts the process that started this one, too.
+    """
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return 1024 * int(next(x for x in status.splitlines() if x.startswith(key)).split()[1])
+
+
+def sequences(shape: Shape) -> Sequences:
+    """Return rows of random tokens, [CLS] ... [SEP], as full as shards are."""
+    special = SpecialIds(pad=0, unk=100, cls=101, sep=102, mask=103)
+    size = (8 * shape.batch, shape.length)
+    rows = np.random.default_rng(0).integers(1000, VOCABULARY, size=size).astype(np.uint16)
+    rows[:, 0], rows[:, -1] = special.cls, special.sep
+    return Sequences(
+        num_sequences=len(rows),
+        sequence_length=shape.length,
+        vocabulary_size=VOCABULARY,
+        special=special,
+        token_counts=np.bincount(rows.ravel(), minlength=VOCABULARY),
+        digest="0" * 64,
+        _pieces=(rows,),
+        _starts=np.array([0]),
+    )
+
+
+def parsed(argv: list[str] | None = None) -> argparse.Namespace:
+    """Return the command line's choices."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shape", choices=MODELS, default="small", help="teacher and student")
+    parser.add_argument("--batch", type=int, default=16, help="sequences a step (default 16)")
+    parser.add_argument("--length", type=int, default=128, help="tokens a sequence (default 128)")
+    parser.add_argument("--rounds", type=int, default=7, help="measured steps of each (default 7)")
+    parser.add_argument("--warmup", type=int, default=2, help="steps before them (default 2)")
+    parser.add_argument(
+        "--positions", choices=("all", "masked"), default="all", help="of the engine's soft targets"
+    )
+    parser.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="of the engine"
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write everything measured here")
+    parser.add_argument("--memory-of", choices=("engine", "published"), help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    main(parsed())
