@@ -46,6 +46,10 @@ class SpanLoss(nn.Module):
         """Return the number of windows."""
         return [len(batch["labels"])]
 
+    def prepare(self, batch: Batch) -> Batch:
+        """Return a micro-batch as it is."""
+        return batch
+
     def forward(self, batch: Batch, counts: list[float]) -> tuple[Tensor, Tensor]:
         """Return the loss of a micro-batch as its share of the batch's mean, and its sum."""
         logits_BSC = span_logits(self.model, batch)
