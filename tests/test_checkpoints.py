@@ -26,8 +26,7 @@ class Model:
 
     def step(self) -> None:
         batch = batches()(self.progress.step)
-        counts = self.objective.counts(batch)
-        self.objective(self.objective.prepare(batch), counts)[0].backward()
+        self.objective(batch, self.objective.counts(batch))[0].backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.progress.step += 1

@@ -52,10 +52,6 @@ def fit(
     )
 
 
-def loss_of(objective: TripleLoss, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    return objective(objective.prepare(batch), objective.counts(batch))
-
-
 def weights_of(objective: TripleLoss) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in objective.parameters()])
 
@@ -63,7 +59,7 @@ def weights_of(objective: TripleLoss) -> torch.Tensor:
 @pytest.mark.parametrize("positions", ["all", "masked"])
 def test_loss_is_the_sum_of_the_papers_terms(positions: str) -> None:
     objective, batch = triple_loss(positions=positions).eval(), batches()(0)
-    total, _ = loss_of(objective, batch)
+    total, _ = objective(batch, objective.counts(batch))
     real, masked = batch["attention_mask"].bool(), batch["labels"] != -100
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     with torch.no_grad():
@@ -104,7 +100,7 @@ def test_teacher_stays_in_eval_mode_and_receives_no_gradient() -> None:
     objective.train()
     first, second = (objective.teacher.hidden(batch) for _ in range(2))
     assert torch.equal(first, second)
-    loss_of(objective, batch)[0].backward()
+    objective(batch, objective.counts(batch))[0].backward()
     teacher = objective.teacher._model
     assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
     trained = {id(p) for p in objective.parameters()}
@@ -117,8 +113,8 @@ def test_padding_changes_no_term() -> None:
     padded = {k: torch.nn.functional.pad(v, (0, 3), value=fill[k]) for k, v in batch.items()}
     for given in (batch, padded):
         assert objective.counts(given) == objective.counts(batch)
-    total, sums = loss_of(objective, batch)
-    padded_total, padded_sums = loss_of(objective, padded)
+    total, sums = objective(batch, objective.counts(batch))
+    padded_total, padded_sums = objective(padded, objective.counts(padded))
     assert padded_total.item() == pytest.approx(total.item(), rel=1e-5)
     torch.testing.assert_close(padded_sums, sums, rtol=1e-5, atol=1e-5)
 
@@ -288,8 +284,6 @@ def test_bfloat16_trains_to_nearly_the_same_loss() -> None:
 def test_micro_batches_of_a_step_see_the_counts_of_the_whole_batch() -> None:
     objective, batch = triple_loss().eval(), batches()(0)
     counts = objective.counts(batch)
-    whole = loss_of(objective, batch)[0].item()
-    parts = sum(
-        objective(objective.prepare(piece), counts)[0].item() for piece in micro_batches(batch, 3)
-    )
+    whole = objective(batch, counts)[0].item()
+    parts = sum(objective(piece, counts)[0].item() for piece in micro_batches(batch, 3))
     assert parts == pytest.approx(whole, rel=1e-5)

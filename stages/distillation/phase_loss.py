@@ -59,6 +59,10 @@ class PhaseLoss(nn.Module):
         counts = self.triple.counts(batch) if self.triple else []
         return [*counts, *(term.count(batch) for term in self.layer_terms)]
 
+    def prepare(self, batch: Batch) -> Batch:
+        """Return a micro-batch with the rows whose logits are needed, where any are."""
+        return self.triple.prepare(batch) if self.triple else batch
+
     def forward(self, batch: Batch, counts: list[float]) -> tuple[Tensor, Tensor]:
         """Return the weighted loss of a micro-batch, and each term's sum."""
         inputs = batch["input_ids"], batch["attention_mask"]

@@ -46,10 +46,10 @@ class Objective(Protocol):
         """Return for each term how many things of a global batch it sums over."""
 
     def prepare(self, batch: Batch) -> Batch:
-        """Return a micro-batch as the call wants it, made while it is still on the host."""
+        """Return a micro-batch with what is better found while it is still on the host."""
 
     def __call__(self, batch: Batch, counts: list[float]) -> tuple[Tensor, Tensor]:
-        """Return the weighted loss of a prepared micro-batch, and each term's sum.
+        """Return the weighted loss of a micro-batch, and each term's sum.
 
         The sums carry no gradient. A term enters the loss as weight x sum / count, with the count
         of the global batch: the losses of all micro-batches and processes then add up to the loss

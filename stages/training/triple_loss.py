@@ -90,7 +90,7 @@ class TripleLoss(nn.Module):
         return with_rows(batch, masked_positions(batch["labels"]))
 
     def forward(self, batch: Batch, counts: list[float]) -> tuple[Tensor, Tensor]:
-        """Return the weighted loss of a prepared micro-batch, and each term's sum."""
+        """Return the weighted loss of a micro-batch, and each term's sum."""
         hidden_BSD = encode(self.student, batch["input_ids"], batch["attention_mask"])
         taught_BSD = self.teacher.hidden(batch) if self.teacher is not None else None
         return self.of_states(hidden_BSD, taught_BSD, batch, counts)
@@ -100,6 +100,8 @@ class TripleLoss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the same from the last hidden states of the student, and of a teacher asked."""
         count = {name: max(n, 1) for name, n in zip(self.terms, counts, strict=True)}
+        if "rows" not in batch:
+            batch = self.prepare(batch)
         rows_N = batch["rows"]
         soft = None
         if "ce" in self.weights:
