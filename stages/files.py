@@ -46,10 +46,16 @@ def scratch(stage: str, *parts: Any) -> Path:
     checkpoints and a rerun of different work never does.
     """
     folder = SCRATCH / f"{stage}-{fingerprint(*parts)}"
-    folder.mkdir(parents=True, exist_ok=True)
-    for parent in (SCRATCH, SCRATCH.parent):
-        _flush_entry(parent)
+    make_lasting(folder)
     return folder
+
+
+def make_lasting(folder: Path) -> None:
+    """Make a folder, with its parents, that is still there after a power cut."""
+    if not folder.is_dir():
+        make_lasting(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _flush_entry(folder.parent)
 
 
 @contextmanager

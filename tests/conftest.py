@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from registry_world import other_student, register_now, write_gate, write_world
 
-from stages.registry.store import Store, open_store
+from stages.tracking.store import Store, open_store
 
 # Before anything imports torch: models this small only lose time by sharing their work, and more
 # of it wherever other processes use the same cores.

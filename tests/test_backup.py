@@ -9,7 +9,7 @@ from registry_world import MODEL, SHARDS_MD5, STUDENT, answer_of
 
 from stages.errors import DataError, DistilleryError
 from stages.registry import backup, promotion, trace
-from stages.registry.store import CHAMPION, Store, open_store
+from stages.tracking.store import CHAMPION, Store, open_store
 
 
 @pytest.mark.slow

@@ -53,7 +53,7 @@ def printed(project: Path, program: str) -> list[str]:
 
 def versions(project: Path) -> list[dict[str, object]]:
     program = (
-        "import json; from stages.registry.store import open_store\n"
+        "import json; from stages.tracking.store import open_store\n"
         "found = open_store().client.search_model_versions(\"name = 'distilbert-student'\")\n"
         "print(json.dumps([[v.version, v.tags, v.run_id, v.aliases] for v in found]))"
     )
@@ -81,7 +81,7 @@ def test_every_report_is_there_and_the_page_holds_the_table(project: Path) -> No
 
 def test_champion_predicts_from_onnx_without_torch_or_pickle(project: Path) -> None:
     program = (
-        "import sys; from stages.registry.store import import_mlflow; mlflow = import_mlflow()\n"
+        "import sys; from stages.tracking.store import import_mlflow; mlflow = import_mlflow()\n"
         "mlflow.set_tracking_uri('sqlite:///mlruns/mlflow.db')\n"
         "model = mlflow.pyfunc.load_model('models:/distilbert-student@champion')\n"
         "print(model.predict([{'text': 'the value of [MASK]'}])[0]['masks'][0][0])\n"

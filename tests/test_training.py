@@ -228,8 +228,6 @@ def test_curve_that_a_kill_cuts_between_two_rows_goes_on_as_if_nothing_had_happe
             fit(triple_loss(), workspace, source, num_steps=402, batch_sequences=1)
         return read_json(workspace / f"step-{step:08d}" / "state.json")["curve"]
 
-    for name in ("undisturbed", "killed"):
-        (tmp_path / name).mkdir()
     undisturbed = stop_after(10, tmp_path / "undisturbed")
     stop_after(3, tmp_path / "killed")
     assert stop_after(10, tmp_path / "killed") == undisturbed

@@ -8,6 +8,7 @@ Run by hand, on two processes: torchrun --nproc-per-node 2 -m stages.distillatio
 
 import argparse
 import shutil
+from collections.abc import Callable
 
 from stages.command import log, parser_for, run
 from stages.corpus.reading import Sequences, open_split
@@ -18,13 +19,16 @@ from stages.params import Params, load
 from stages.students.building import build
 from stages.students.heads import num_parameters
 from stages.teacher.models import open_teacher, save_model
+from stages.tracking.live import Training, live_curve
 from stages.training.batches import MaskedBatches
+from stages.training.checkpoints import CurveRow
 from stages.training.curves import write_curve
 from stages.training.heldout import measure_heldout
 from stages.training.loop import train
 from stages.training.processes import Processes, joined_processes, start_processes
-from stages.training.spending import Outcome, joined
+from stages.training.spending import Outcome, joined, later
 from stages.training.triple_loss import FrozenTeacher
+from stages.training.work import asked_by, work_per_token
 
 
 def distill(arguments: argparse.Namespace, params: Params, processes: Processes) -> None:
@@ -63,36 +67,47 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
         sequences.digest,
         sha256_of(arguments.teacher / "model.safetensors"),
     )
+    training = Training(params.registry.experiment, arguments.student, workspace.name)
     outcomes: list[Outcome] = []
-    for index, (stretch, loss) in enumerate(zip(plan, losses, strict=True)):
-        # Every stretch draws its own order, masks and dropout; the first those of the run's seed.
-        seed = params.seed + index
-        batches = MaskedBatches(sequences, stretch.schedule.batch_sequences, seed, settings.masking)
-        factors = rate_factors(loss, stretch.only_layer)
-        hold_unreached(loss, batches(0), factors, processes.device)
-        alone = len(plan) == 1
-        folder = workspace if alone else workspace / f"{index:02d}-{stretch.name}"
-        folder.mkdir(exist_ok=True)
-        outcomes.append(
-            train(
-                loss,
-                batches,
-                stretch.schedule,
-                stretch.num_steps,
-                params.launch,
-                processes,
-                seed=seed,
-                workspace=folder,
-                title=arguments.student if alone else f"{arguments.student}, {stretch.name}",
-                rate_factors=factors,
+    with live_curve(training, params.launch.live_curve_after_seconds) as listener:
+        for index, (stretch, loss) in enumerate(zip(plan, losses, strict=True)):
+            # Every stretch draws its own order, masks and dropout; the first those of the run.
+            seed, size = params.seed + index, stretch.schedule.batch_sequences
+            batches = MaskedBatches(sequences, size, seed, settings.masking)
+            factors = rate_factors(loss, stretch.only_layer)
+            hold_unreached(loss, batches(0), factors, processes.device)
+            work = work_per_token(
+                student.config,
+                teacher_model.config,
+                asked_by(loss.triple, loss.teacher is not None, settings.masking),
+                sequence_length=sequences.sequence_length,
+                num_parameters=num_parameters(student),
+                tokens_per_step=size * sequences.sequence_length,
             )
-        )
+            alone = len(plan) == 1
+            outcomes.append(
+                train(
+                    loss,
+                    batches,
+                    stretch.schedule,
+                    stretch.num_steps,
+                    params.launch,
+                    processes,
+                    seed=seed,
+                    workspace=workspace if alone else workspace / f"{index:02d}-{stretch.name}",
+                    title=arguments.student if alone else f"{arguments.student}, {stretch.name}",
+                    rate_factors=factors,
+                    flops_per_token=work.total,
+                    listener=following(outcomes, listener),
+                )
+            )
     outcome = joined(outcomes)
     if not processes.is_first:
         return
     num_sequences = sum(s.num_steps * s.schedule.batch_sequences for s in plan)
     report |= outcome.cost(num_sequences * sequences.sequence_length) | {
         "student": arguments.student,
+        "training": training.fingerprint,
         "num_parameters": num_parameters(student),
         "num_layers": student.config.num_hidden_layers,
         "batch_sequences": plan[-1].schedule.batch_sequences,
@@ -113,6 +128,16 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
     write_curve(arguments.curve, outcome.curve)
     write_json(arguments.report, report)
     shutil.rmtree(workspace)
+
+
+def following(
+    outcomes: list[Outcome], listener: Callable[[list[CurveRow]], None] | None
+) -> Callable[[list[CurveRow]], None] | None:
+    """Return a listener of the phase after some others, which tells all curves end to end."""
+    if listener is None or not outcomes:
+        return listener
+    before = joined(outcomes)
+    return lambda curve: listener([*before.curve, *later(curve, before.num_steps)])
 
 
 def check_same_vocabulary(sequences: Sequences, vocabulary_size: int) -> None:

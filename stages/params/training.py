@@ -63,5 +63,8 @@ class Launch(Settings):
     checkpoint_every_seconds: float = Field(default=60.0, ge=0)
     """How much work a kill may cost; 0 checkpoints after every step."""
     num_checkpoints: Positive = 2
+    live_curve_after_seconds: float | None = Field(default=120.0, ge=0)
+    """How long a student trains before its curve is written to MLflow as it grows: importing MLflow
+    costs seconds that a short run does better without. null writes it at registration only."""
     parallel_stages: Positive = 2
     """Stages that the flow runs side by side."""

@@ -4,8 +4,8 @@ from typing import Any
 
 from stages.command import log
 from stages.errors import DistilleryError, GateError
-from stages.registry.store import Store
 from stages.registry.versions import Version, read_gate
+from stages.tracking.store import Store
 
 PROBE = "The answer is [MASK]."
 # The gate's "above" and "below" are strict; MLflow compares strictly by a least change.

@@ -12,18 +12,15 @@ if `champion` stands where the entry wanted it the change happened, else it is u
 says `abandoned`.
 """
 
-import getpass
 import json
-import os
 import secrets
-import socket
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from stages.errors import DistilleryError
-from stages.registry.store import CHAMPION, PREVIOUS, Store
 from stages.registry.versions import registered
+from stages.tracking.store import CHAMPION, PREVIOUS, Store, who
 
 PREFIX = "alias_change."
 MAX_REASON_CHARACTERS = 1000
@@ -58,16 +55,6 @@ class Change:
     gate: dict[str, Any]
     """`passed`, and the value of every check as it was at that moment."""
     state: State
-
-
-def who() -> str:
-    """Return user@machine of this process."""
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):
-        # A container may run under a number that no user has.
-        user = f"uid {os.getuid()}"
-    return f"{user}@{socket.gethostname()}"
 
 
 def new_change(

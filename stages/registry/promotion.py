@@ -23,8 +23,8 @@ from stages.errors import DistilleryError
 from stages.registry import history
 from stages.registry.admission import check_gate, check_loads, evidence
 from stages.registry.history import Action, Aliases, Change
-from stages.registry.store import CHALLENGER, CHAMPION, PREVIOUS, Store, open_store
 from stages.registry.versions import Version, aliases, get_version, is_registered, read_gate
+from stages.tracking.store import CHALLENGER, CHAMPION, PREVIOUS, Store, open_store
 
 
 @dataclass(frozen=True, slots=True)

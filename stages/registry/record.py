@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.tracking.live import CURVE
+
 COST = (
     "num_steps",
     "num_tokens",
@@ -91,7 +93,7 @@ def curve_points(path: Path) -> Iterator[Point]:
             step = int(row.pop("step"))
             for name, cell in row.items():
                 if cell:
-                    yield Point(f"curve/{name}", step, float(cell))
+                    yield Point(CURVE + name, step, float(cell))
 
 
 def _flat(

@@ -18,22 +18,25 @@ from stages import params
 from stages.command import log, parser_for, run
 from stages.errors import DataError
 from stages.files import read_json, sha256_of_tree, write_json
-from stages.registry.history import who
 from stages.registry.lineage import CORPUS, GitState, Lineage, git_state, lineage_of
 from stages.registry.record import curve_points, deciding_params, report_metrics
-from stages.registry.store import CHALLENGER, Store, open_store
 from stages.registry.upload import logged_model
 from stages.registry.versions import (
     TAG_EXPORT,
     TAG_GATE,
-    TAG_LINEAGE,
-    TAG_STUDENT,
     find_version,
     gate_artifact,
 )
+from stages.tracking.live import (
+    TAG_LINEAGE,
+    TAG_STUDENT,
+    log_points,
+    recorded_points,
+    unregistered_run,
+)
+from stages.tracking.store import CHALLENGER, Store, open_store, who
 
 TAG_CURVE = "curve_recorded"
-METRICS_PER_BATCH = 1000
 PARAMS_PER_BATCH = 100
 
 
@@ -134,13 +137,17 @@ def register(store: Store, record: Record) -> dict[str, Any]:
 
 
 def _run_of(store: Store, experiment_id: str, record: Record) -> str:
-    """Return the id of the run of this lineage, made with its tag on if there is none."""
+    """Return the id of the run of this lineage: its own, its training's live one, or a new one."""
     lineage = record.lineage.lineage
     runs = store.client.search_runs(
         [experiment_id], f"tags.{TAG_LINEAGE} = '{lineage}'", order_by=["attributes.start_time"]
     )
     if runs:
         return str(runs[0].info.run_id)
+    if live := unregistered_run(store, experiment_id, record.training.get("training", "")):
+        store.client.update_run(live.info.run_id, name=f"{record.student}-{lineage[:8]}")
+        store.client.set_tag(live.info.run_id, TAG_LINEAGE, lineage)
+        return str(live.info.run_id)
     # Not mlflow.start_run: it would take up any run that MLFLOW_RUN_ID names.
     made = store.client.create_run(
         experiment_id,
@@ -204,15 +211,15 @@ def _record_metrics(store: Store, run_id: str, record: Record, recorded: dict[st
 
 
 def _record_curve(store: Store, run_id: str, path: Path) -> None:
-    """Log the training curve once: a lineage fixes the weights, so it fixes the losses."""
-    from mlflow.entities import Metric
-
-    # One fixed time for all points: a killed batch that is sent again repeats no point, because
-    # the store knows a point by its name, step, time and value.
+    """Log the points that training has not, once: a lineage fixes the weights, so the losses."""
     started = store.client.get_run(run_id).info.start_time
-    points = [Metric(point.name, point.value, started, point.step) for point in curve_points(path)]
-    for start in range(0, len(points), METRICS_PER_BATCH):
-        store.client.log_batch(run_id, metrics=points[start : start + METRICS_PER_BATCH])
+    there = recorded_points(store, run_id)
+    missing = [
+        (point.name, point.value, started, point.step)
+        for point in curve_points(path)
+        if (point.name, point.step) not in there
+    ]
+    log_points(store, run_id, missing)
     store.client.set_tag(run_id, TAG_CURVE, "true")
 
 

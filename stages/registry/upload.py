@@ -7,8 +7,9 @@ the requirements name what that code imports, so serving installs no torch.
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
-from stages.registry.store import Store
-from stages.registry.versions import TAG_EXPORT, TAG_LINEAGE
+from stages.registry.versions import TAG_EXPORT
+from stages.tracking.live import TAG_LINEAGE
+from stages.tracking.store import Store
 
 PYFUNC = Path(__file__).with_name("student_pyfunc.py")
 EXAMPLE = "The model was [MASK] on a large corpus."

@@ -12,11 +12,10 @@ from typing import Any
 
 from stages.command import without_secret
 from stages.errors import DistilleryError
-from stages.registry.store import Store
+from stages.tracking.live import TAG_LINEAGE, TAG_STUDENT
+from stages.tracking.store import Store
 
-TAG_LINEAGE = "lineage"
 TAG_EXPORT = "export_sha256"
-TAG_STUDENT = "student"
 TAG_GATE = "gate"
 
 

@@ -21,7 +21,14 @@ from torch import Tensor, nn
 
 from stages.command import log
 from stages.errors import DataError, TrainingError
-from stages.files import atomic_output, file_lock, read_json, sha256_of, write_json
+from stages.files import (
+    atomic_output,
+    file_lock,
+    make_lasting,
+    read_json,
+    sha256_of,
+    write_json,
+)
 from stages.training.processes import Processes
 
 CurveRow = dict[str, float]
@@ -51,6 +58,7 @@ def held(workspace: Path | None, processes: Processes) -> Iterator[None]:
     if workspace is None or not processes.is_first:
         yield
         return
+    make_lasting(workspace)
     try:
         with file_lock(workspace / ".lock", SECONDS_TO_LET_GO):
             yield

@@ -120,6 +120,7 @@ def train(
         hear = listener if listener and processes.is_first else None
         if hear and progress.curve:
             hear(progress.curve)
+        spending.note()
         clock = _Clock(progress.seconds)
         every = max(1, num_steps // NUM_CURVE_ROWS)
         for step in range(progress.step, num_steps):
@@ -163,7 +164,7 @@ def _note_and_checkpoint(
     )
     if workspace is None and stopping:
         raise Interrupted(f"stopped at step {progress.step}; run it again to redo it")
-    if noting or stopping:
+    if noting or saving or stopping:
         spending.note()
     if workspace is None or not (stopping or saving):
         return

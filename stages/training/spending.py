@@ -63,12 +63,17 @@ class Outcome:
         }
 
 
+def later(curve: list[CurveRow], num_steps: int) -> list[CurveRow]:
+    """Return a curve as it is after some steps of others."""
+    return [row | {"step": row["step"] + num_steps} for row in curve]
+
+
 def joined(outcomes: list[Outcome]) -> Outcome:
     """Return phases that followed each other as one run: costs added up, curves end to end."""
     curve: list[CurveRow] = []
     num_steps = 0
     for outcome in outcomes:
-        curve += [row | {"step": row["step"] + num_steps} for row in outcome.curve]
+        curve += later(outcome.curve, num_steps)
         num_steps += outcome.num_steps
     joules = [outcome.joules for outcome in outcomes if outcome.joules is not None]
     return replace(

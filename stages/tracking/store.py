@@ -5,7 +5,9 @@ ten seconds of migrations and two processes that make it at once break it: it is
 place, under a file lock, and renamed when whole.
 """
 
+import getpass
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,3 +101,13 @@ def _make_database(database: Path) -> None:
             artifacts = (database.parent / "artifacts").as_uri()
             store = SqlAlchemyStore(f"{SQLITE}{target.resolve()}", artifacts)
             store.engine.dispose()
+
+
+def who() -> str:
+    """Return user@machine of this process."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        # A container may run under a number that no user has.
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"

@@ -1,0 +1,32 @@
+#!/bin/bash
+# Train on the machines of a Slurm job: starts torchrun once on each of them, and nothing else.
+#
+#   sbatch --nodes 8 --gpus-per-node 8 launch/slurm.sh stages.distillation.distill --student ...
+#
+# Or write it into params.yaml, and dvc repro and the flow train on the cluster:
+#
+#   launch:
+#     command: [sbatch, --wait, --nodes, "8", --gpus-per-node, "8", launch/slurm.sh]
+#
+# The repository lies on a disk that all nodes see, and python is the environment's. Before the time
+# limit Slurm asks for a stop: a checkpoint is written, and the same command goes on.
+#
+#SBATCH --job-name=distil
+#SBATCH --ntasks-per-node=1
+#SBATCH --signal=TERM@120
+#SBATCH --requeue
+#SBATCH --output=slurm-%j.log
+set -euo pipefail
+
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# At a restart torchrun otherwise keeps the addresses of processes that have died.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+
+exec srun python -m torch.distributed.run \
+  --nnodes "$SLURM_JOB_NUM_NODES" \
+  --nproc-per-node "${PROCESSES_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}" \
+  --rdzv-backend c10d \
+  --rdzv-id "$SLURM_JOB_ID" \
+  --rdzv-endpoint "$first:${RENDEZVOUS_PORT:-29500}" \
+  --max-restarts 3 \
+  -m "$@"

@@ -1,0 +1,163 @@
+"""What training one student, or adapting the teacher, will take."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
+
+from stages.distillation.phases import phase_losses, stretches
+from stages.errors import SettingsError
+from stages.params import Params, Recipe, Schedule, Weights
+from stages.plan.memory import Memory, memory_of
+from stages.plan.sharing import Sharing, sharing_of
+from stages.students.building import build
+from stages.students.heads import num_parameters
+from stages.training.triple_loss import FrozenTeacher, TripleLoss
+from stages.training.work import Asked, Work, asked_by, work_per_token
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one model's training will take."""
+
+    name: str
+    num_parameters: int
+    num_steps: int
+    num_tokens: int
+    work_per_token: Work
+    memory: Memory
+    sharing: Sharing
+
+    @property
+    def flops(self) -> float:
+        """Return the operations of the whole run."""
+        return self.work_per_token.total * self.num_tokens
+
+    def hours(self, flops_per_second: float) -> float:
+        """Return the hours of the whole run at some rate of all devices together."""
+        return self.flops / flops_per_second / 3600
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything as plain values, sums included."""
+        return asdict(self) | {
+            "flops": self.flops,
+            "flops_per_token": self.work_per_token.total,
+            "memory_bytes": self.memory.total,
+        }
+
+
+def plans(
+    params: Params, teacher: BertConfig, num_sequences: int | None, num_processes: int
+) -> list[Plan]:
+    """Return a plan for the teacher's adaptation, if there is one, and for each student.
+
+    Args:
+        params: The settings.
+        teacher: The teacher's configuration.
+        num_sequences: Of the corpus; needed where a schedule counts epochs.
+        num_processes: That share a step.
+
+    Raises:
+        SettingsError: a schedule needs the size of the corpus, or there are too many processes.
+    """
+    with torch.device("meta"):
+        taught_by = BertForMaskedLM(teacher)
+    found = []
+    if params.teacher.adapt is not None:
+        loss = TripleLoss(taught_by, None, Weights(ce=0, mlm=1, cos=0))
+        asked = asked_by(loss, False, params.teacher.masking)
+        steps = _steps("teacher", params.teacher.adapt, num_sequences)
+        stretch = _Stretch("teacher", params.teacher.adapt, steps, asked)
+        found.append(_plan(stretch, params, taught_by, None, num_processes))
+    for name, student in params.students.items():
+        found += _student_plans(
+            name, student.recipe(), params, taught_by, num_sequences, num_processes
+        )
+    return found
+
+
+def _student_plans(
+    name: str,
+    recipe: Recipe,
+    params: Params,
+    teacher: BertForMaskedLM,
+    num_sequences: int | None,
+    num_processes: int,
+) -> list[Plan]:
+    """Return a plan for each of the student's phases."""
+    for phase in recipe.phases:
+        _steps(name, phase.schedule or params.distill.schedule, num_sequences)
+    with torch.device("meta"):
+        student = build(teacher, recipe, dropout=params.distill.dropout, seed=0)
+    parts = stretches(recipe, params.distill, num_sequences or 0, student.config.num_hidden_layers)
+    losses = phase_losses(
+        parts, student, FrozenTeacher(teacher), teacher.config, params.distill, seed=0
+    )
+    found = []
+    for part, loss in zip(parts, losses, strict=True):
+        runs_teacher = loss.teacher is not None
+        stretch = _Stretch(
+            name if len(parts) == 1 else f"{name}, {part.name}",
+            part.schedule,
+            part.num_steps,
+            asked_by(loss.triple, runs_teacher, params.distill.masking),
+        )
+        found.append(
+            _plan(stretch, params, student, teacher if runs_teacher else None, num_processes)
+        )
+    return found
+
+
+def _steps(name: str, schedule: Schedule, num_sequences: int | None) -> int:
+    if schedule.num_steps is None and num_sequences is None:
+        raise SettingsError(
+            f"{name} is trained for {schedule.num_epochs:g} epochs and the shards are not here: "
+            "give --corpus-tokens"
+        )
+    return schedule.total_steps(num_sequences or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """One call of the loop."""
+
+    name: str
+    schedule: Schedule
+    num_steps: int
+    asked: Asked
+
+
+def _plan(
+    stretch: _Stretch,
+    params: Params,
+    model: PreTrainedModel,
+    teacher: PreTrainedModel | None,
+    num_processes: int,
+) -> Plan:
+    schedule, length = stretch.schedule, params.corpus.shards.sequence_length
+    tokens_per_step = schedule.batch_sequences * length
+    sharing = sharing_of(schedule, params.launch, num_processes)
+    return Plan(
+        name=stretch.name,
+        num_parameters=num_parameters(model),
+        num_steps=stretch.num_steps,
+        num_tokens=stretch.num_steps * tokens_per_step,
+        work_per_token=work_per_token(
+            model.config,
+            None if teacher is None else teacher.config,
+            stretch.asked,
+            sequence_length=length,
+            num_parameters=num_parameters(model),
+            tokens_per_step=tokens_per_step,
+        ),
+        memory=memory_of(
+            model,
+            teacher,
+            micro_batch=min(params.launch.micro_batch_sequences, sharing.largest),
+            sequence_length=length,
+            precision=schedule.precision,
+            num_processes=num_processes,
+        ),
+        sharing=sharing,
+    )

