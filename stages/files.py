@@ -1,5 +1,7 @@
 """Files that are whole or absent: atomic writes, checksums, fingerprints, scratch folders."""
 
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -66,9 +68,8 @@ def atomic_output(path: Path) -> Iterator[Path]:
     the unfinished work is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    target = holder / path.name
-    try:
+    with _holder(path) as holder:
+        target = holder / path.name
         yield target
         _flush(target)
         if path.is_dir() and not path.is_symlink():
@@ -76,8 +77,35 @@ def atomic_output(path: Path) -> Iterator[Path]:
             path.rename(holder / "replaced")
         target.replace(path)
         _flush_entry(path.parent)
+
+
+@contextmanager
+def _holder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`, gone afterwards, and those of killed writers with it."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        if left.is_dir() and (descriptor := _locked(left)) is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(descriptor)
+    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    # Held as long as its writer lives, so that it tells what is left over from what is in use.
+    descriptor = _locked(holder)
+    try:
+        yield holder
     finally:
         shutil.rmtree(holder, ignore_errors=True)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _locked(folder: Path) -> int | None:
+    """Return a descriptor that locks a folder, or None where another process holds it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def write_text(path: Path, text: str) -> None:
@@ -112,8 +140,6 @@ def file_lock(path: Path, patience_seconds: float | None = None) -> Iterator[Non
     Raises:
         BlockingIOError: another process held it for all of `patience_seconds` (None: wait on).
     """
-    import fcntl
-
     with path.open("a") as file:
         deadline = None if patience_seconds is None else time.monotonic() + patience_seconds
         while True:

@@ -116,12 +116,12 @@ class Trial:
         self.project, self.log = project, project / "distill.log"
         configure(project, processes=processes)
 
-    def start(self, *command: str) -> subprocess.Popen[bytes]:
+    def start(self, *command: str, **variables: str) -> subprocess.Popen[bytes]:
         """Start the stage, by default as DVC would."""
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, *(command or ("-m", MODULE)), *ARGUMENTS],
-                cwd=self.project, env=environment(), stdout=log, stderr=log,
+                cwd=self.project, env=environment(**variables), stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
 

@@ -1,15 +1,19 @@
 """Checkpoints survive a power cut between any two writes, and damage to any of their bytes."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from stages.errors import TrainingError
+from stages.files import atomic_output
 from stages.training import checkpoints
 from stages.training.checkpoints import Progress, held, resume, save_checkpoint
 from stages.training.optimisation import make_optimizer
+from tests.conftest import ROOT
 from tests.power_cut import Disk, build
 from tests.tiny_models import ALONE, batches, schedule, triple_loss
 
@@ -159,3 +163,24 @@ def test_second_run_is_kept_out_of_a_workspace(
         pass
     with held(tmp_path, ALONE):
         pass
+
+
+def test_what_a_killed_writer_left_is_gone_with_the_next_and_a_living_ones_is_not(
+    tmp_path: Path,
+) -> None:
+    kill_while_writing = (
+        "import os, sys, pathlib; from stages.files import atomic_output\n"
+        "with atomic_output(pathlib.Path(sys.argv[1])) as target:\n"
+        "    target.mkdir(); (target / 'half').write_text('a'); os.kill(os.getpid(), 9)"
+    )
+    out = tmp_path / "out"
+    killed = subprocess.run([sys.executable, "-c", kill_while_writing, out], cwd=ROOT, check=False)
+    assert killed.returncode == -9
+    assert len(list(tmp_path.iterdir())) == 1
+    with atomic_output(out) as outer:
+        assert list(tmp_path.iterdir()) == [outer.parent]
+        with atomic_output(out) as inner:
+            inner.write_text("first")
+        outer.write_text("second")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert out.read_text() == "second"

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from stages.files import read_json, sha256_of, write_json
+from tests.conftest import ROOT
 from tests.kills import (
     ARGUMENTS,
     DIES_AT_A_WRITE,
@@ -73,11 +74,22 @@ def test_killed_at_a_write_and_anywhere_it_ends_with_the_identical_student(proje
     assert not list(project.glob(".scratch/distill-*"))
 
 
-def test_two_processes_whose_launcher_and_rank_were_killed_leave_the_identical_student(
-    project: Path,
+def slurm_of_two_nodes(folder: Path) -> str:
+    """A Slurm of two nodes that are both this machine; return the PATH that has it."""
+    folder.mkdir()
+    for name, program in {
+        "scontrol": "echo localhost; echo localhost",
+        "srun": '"$@" & first=$!; "$@" || exit 1; wait $first',
+    }.items():
+        (folder / name).write_text(f"#!/bin/sh\n{program}\n")
+        (folder / name).chmod(0o755)
+    return f"{folder}{os.pathsep}{environment()['PATH']}"
+
+
+def test_two_processes_leave_the_identical_student_however_they_start_and_die(
+    project: Path, tmp_path: Path
 ) -> None:
     rng, trial = random.Random(6), Trial(project, 2)
-    undisturbed = trial.finish(trial.start())
     process = trial.start()
     trial.wait_for(rng.randrange(1, 10), process)
     workers = workers_of(process.pid)
@@ -90,7 +102,30 @@ def test_two_processes_whose_launcher_and_rank_were_killed_leave_the_identical_s
     trial.wait_for(rng.randrange(15, 25), process)
     rng.choice(workers_of(process.pid)).kill()
     # torchrun starts both again by itself.
-    assert trial.finish(process) == undisturbed
+    killed = trial.finish(process)
+    report = read_json(project / "reports" / "distilbert.json")
+    # The launcher's, torchrun's second, and that one's restart.
+    assert report["num_attempts"] == 3
+    assert report["device_hours"] > 2 * report["seconds"] / 3600
+
+    configure(project, launch__command=["bash", str(ROOT / "launch" / "slurm.sh")])
+    undisturbed = trial.start(
+        SLURM_JOB_ID="7", SLURM_JOB_NODELIST="two", SLURM_JOB_NUM_NODES="2",
+        RENDEZVOUS_PORT=str(29500 + os.getpid() % 1000), PATH=slurm_of_two_nodes(tmp_path / "bin"),
+    )  # fmt: skip
+    assert trial.finish(undisturbed) == killed
+
+
+def test_what_a_restart_cannot_mend_is_not_tried_again(project: Path) -> None:
+    trial = Trial(project, 2)
+    manifest = read_json(project / "data" / "shards" / "manifest.json")
+    write_json(
+        project / "data" / "shards" / "manifest.json",
+        manifest | {"vocabulary_size": manifest["vocabulary_size"] + 1},
+    )
+    assert trial.start().wait(120) != 0
+    # Once by each process.
+    assert 1 <= trial.log.read_text().count("the shards were made with a vocabulary of") <= 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -104,7 +139,9 @@ def test_asked_to_stop_it_checkpoints_and_says_so(project: Path, number: signal.
     assert not (project / "models" / "students" / "distilbert").exists()
 
 
-def test_two_processes_train_the_same_student_as_one(project: Path) -> None:
+def test_three_processes_share_batches_of_eight_and_train_the_same_student_as_one(
+    project: Path,
+) -> None:
     def losses(processes: int) -> np.ndarray:
         configure(project, dropout=0.0, processes=processes)
         distil(project)
@@ -112,7 +149,7 @@ def test_two_processes_train_the_same_student_as_one(project: Path) -> None:
         assert curve[0] == "step,loss,ce,mlm,cos,learning_rate"
         return np.array([[float(x) for x in line.split(",")] for line in curve[1:]])
 
-    alone, together = losses(1), losses(2)
+    alone, together = losses(1), losses(3)
     assert len(alone) == NUM_STEPS
     np.testing.assert_allclose(together, alone, rtol=2e-3)
 

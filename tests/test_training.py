@@ -12,6 +12,7 @@ from stages.files import read_json
 from stages.objectives.hidden_states import cosine
 from stages.objectives.soft_targets import label_ce, soft_target_kl
 from stages.params import Masking, Weights
+from stages.students.distilbert import build_student
 from stages.students.heads import encode
 from stages.training.batches import Batch, Batches, MaskedBatches, micro_batches
 from stages.training.heldout import measure_heldout
@@ -19,7 +20,7 @@ from stages.training.loop import train
 from stages.training.optimisation import learning_rate
 from stages.training.processes import Processes
 from stages.training.spending import Outcome
-from stages.training.triple_loss import TripleLoss
+from stages.training.triple_loss import FrozenTeacher, TripleLoss
 from tests.tiny_models import (
     ALONE,
     TRIPLE,
@@ -27,6 +28,7 @@ from tests.tiny_models import (
     launch,
     schedule,
     tiny_sequences,
+    tiny_teacher,
     triple_loss,
 )
 
@@ -105,6 +107,23 @@ def test_teacher_stays_in_eval_mode_and_receives_no_gradient() -> None:
     assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
     trained = {id(p) for p in objective.parameters()}
     assert not trained & {id(p) for p in teacher.parameters()}
+
+
+def test_teacher_in_training_mode_is_refused_wherever_in_it_the_mode_was_set() -> None:
+    objective, batch = triple_loss(), batches()(0)
+    objective.teacher._model.bert.encoder.layer[1].train()
+    with pytest.raises(TrainingError, match="the teacher was put into training mode"):
+        objective(batch, objective.counts(batch))
+
+
+def test_student_that_shares_weights_with_its_teacher_is_refused() -> None:
+    teacher = tiny_teacher()
+    student = build_student(teacher, [0, 2])
+    student.distilbert.embeddings.word_embeddings.weight = (
+        teacher.bert.embeddings.word_embeddings.weight
+    )
+    with pytest.raises(TrainingError, match="student and teacher share weights"):
+        TripleLoss(student, FrozenTeacher(teacher), TRIPLE)
 
 
 def test_padding_changes_no_term() -> None:

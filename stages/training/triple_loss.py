@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from stages.errors import TrainingError
 from stages.objectives.hidden_states import cosine
 from stages.objectives.term import masked_positions
 from stages.objectives.vocabulary import Buffers, Head, vocabulary_losses
@@ -33,8 +34,14 @@ class FrozenTeacher:
     @torch.no_grad()
     def hidden(self, batch: Batch) -> Tensor:
         """Return the last hidden states, B x S x D."""
-        assert not self._model.training, "the teacher was put into training mode"
+        if any(module.training for module in self._model.modules()):
+            raise TrainingError("the teacher was put into training mode: its targets are random")
         return encode(self._model, batch["input_ids"], batch["attention_mask"])
+
+    def shares_weights_with(self, model: nn.Module) -> bool:
+        """Say whether training a model would change this teacher."""
+        mine = {parameter.untyped_storage().data_ptr() for parameter in self._model.parameters()}
+        return any(p.untyped_storage().data_ptr() in mine for p in model.parameters())
 
     @torch.no_grad()
     def look(self, batch: Batch, taps: Taps) -> Seen:
@@ -61,6 +68,8 @@ class TripleLoss(nn.Module):
         positions: str = "all",
     ) -> None:
         super().__init__()
+        if teacher is not None and teacher.shares_weights_with(student):
+            raise TrainingError("student and teacher share weights: one of them needs a copy")
         self.student = student
         self.temperature, self.positions = temperature, positions
         given = {"ce": weights.ce, "mlm": weights.mlm, "cos": weights.cos}
