@@ -21,6 +21,7 @@ from stages.training.loop import train
 from stages.training.processes import Processes, joined_processes, start_processes
 from stages.training.spending import Outcome
 from stages.training.triple_loss import TripleLoss
+from stages.training.work import asked_by, work_per_token
 
 
 def adapt(arguments: argparse.Namespace, params: Params, processes: Processes) -> None:
@@ -58,8 +59,17 @@ def adapt(arguments: argparse.Namespace, params: Params, processes: Processes) -
             sequences.digest,
             sha256_of(arguments.source / "model.safetensors"),
         )
+        loss = TripleLoss(model, None, Weights(ce=0, mlm=1, cos=0))
+        work = work_per_token(
+            model.config,
+            None,
+            asked_by(loss, False, settings.masking),
+            sequence_length=sequences.sequence_length,
+            num_parameters=num_parameters(model),
+            tokens_per_step=settings.adapt.batch_sequences * sequences.sequence_length,
+        )
         outcome = train(
-            TripleLoss(model, None, Weights(ce=0, mlm=1, cos=0)),
+            loss,
             MaskedBatches(sequences, settings.adapt.batch_sequences, params.seed, settings.masking),
             settings.adapt,
             num_steps,
@@ -68,6 +78,7 @@ def adapt(arguments: argparse.Namespace, params: Params, processes: Processes) -
             seed=params.seed,
             workspace=workspace,
             title="teacher",
+            flops_per_token=work.total,
         )
     if not processes.is_first:
         return

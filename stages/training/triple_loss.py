@@ -34,19 +34,22 @@ class FrozenTeacher:
     @torch.no_grad()
     def hidden(self, batch: Batch) -> Tensor:
         """Return the last hidden states, B x S x D."""
-        if any(module.training for module in self._model.modules()):
-            raise TrainingError("the teacher was put into training mode: its targets are random")
+        self._refuse_training_mode()
         return encode(self._model, batch["input_ids"], batch["attention_mask"])
 
     def shares_weights_with(self, model: nn.Module) -> bool:
         """Say whether training a model would change this teacher."""
-        mine = {parameter.untyped_storage().data_ptr() for parameter in self._model.parameters()}
-        return any(p.untyped_storage().data_ptr() in mine for p in model.parameters())
+        mine = {id(parameter) for parameter in self._model.parameters()}
+        return any(id(parameter) in mine for parameter in model.parameters())
+
+    def _refuse_training_mode(self) -> None:
+        if any(module.training for module in self._model.modules()):
+            raise TrainingError("the teacher was put into training mode: its targets are random")
 
     @torch.no_grad()
     def look(self, batch: Batch, taps: Taps) -> Seen:
         """Return the last hidden states, and what taps ask for beside them."""
-        assert not self._model.training, "the teacher was put into training mode"
+        self._refuse_training_mode()
         return look(self._model, batch["input_ids"], batch["attention_mask"], taps)
 
     @torch.no_grad()
