@@ -14,10 +14,10 @@ from stages.command import without_secret
 from stages.errors import SettingsError, TeacherError
 from stages.files import sha256_of
 from stages.params import FolderTeacher, WheelTeacher
-from stages.tracking.store import Store
 from stages.registry.versions import registered
 from stages.teacher.fetch import fetch_teacher
 from stages.teacher.models import open_teacher
+from stages.tracking.store import Store
 from tests.tiny_pipeline import save_teacher
 
 

@@ -18,8 +18,8 @@ from stages import params
 from stages.command import log, parser_for, run
 from stages.errors import DataError, DistilleryError
 from stages.registry.lineage import CORPUS, lineage_of
-from stages.tracking.store import Store, open_store
 from stages.registry.versions import Version, aliases, get_version, is_registered
+from stages.tracking.store import Store, open_store
 
 
 @dataclass(frozen=True, slots=True)
