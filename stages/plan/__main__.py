@@ -100,9 +100,13 @@ def _text(plan: Plan, hours: float, processes: int, price: float | None) -> str:
         *(f"    {part / GIB:6.2f}  {name}" for name, part in holds.items() if part),
         f"  sharing  {size} sequences a process and step, {sharing.passes} "
         f"pass{'es' if sharing.passes > 1 else ''}{uneven}",
-        f"  time     {hours:.2f} hours, {hours * processes:.2f} device-hours{cost}",
+        f"  time     {_duration(hours)}, {hours * processes:.2f} device-hours{cost}",
     ]
     return "\n".join(lines)
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:.2f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
 
 
 if __name__ == "__main__":
