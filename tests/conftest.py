@@ -6,9 +6,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from registry_world import other_student, register_now, write_gate, write_world
 
 from stages.tracking.store import Store, open_store
+from tests.registry_world import other_student, register_now, write_gate, write_world
 
 # Before anything imports torch: models this small only lose time by sharing their work, and more
 # of it wherever other processes use the same cores.
