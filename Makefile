@@ -19,7 +19,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export MLFLOW_ALLOW_PICKLE_DESERIALIZATION := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint format lock profile ui doctor clean
+.PHONY: help setup demo test test-fast lint format lock profile plots ui doctor clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ lock: $(STAMP) ## Pin everything in requirements.in again
 
 profile: $(STAMP) ## Switch params.yaml to a profile: make profile NAME=local-glue
 	@python -m stages.params use "$(NAME)"
+
+plots: $(STAMP) ## Draw DVC's plots on a page that needs no network: reports/plots/index.html
+	@python -m stages.report.dvc_plots --out reports/plots
 
 ui: $(STAMP) ## Start the Prefect and MLflow pages on loopback (Ctrl-C stops both)
 	@python -m flows.ui

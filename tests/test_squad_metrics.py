@@ -2,11 +2,14 @@
 """SQuAD's exact match and F1 against what its official script gives, and a literal computation."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from stages.evaluation.squad_metrics import exact_match, f1, normalise, score_answers
+from tests.conftest import ROOT
 
 # Prediction, accepted answers, exact match and F1, as printed by the official evaluate-v1.1.py
 # (sha256 f5a673db...): the frozen values of github.com/genesary/Ragondin, squad_parity.tsv.
@@ -118,3 +121,19 @@ def literal_f1(predicted: list[str], true: list[str]) -> float:
             left.remove(word)
             shared += 1
     return 2 * shared / (len(predicted) + len(true)) if shared else 0.0
+
+
+def test_published_predictions_get_their_published_figures(shared_data: Path) -> None:
+    """A thousand real answers, and what the official script gave them: to every printed digit."""
+    (source,) = (shared_data / "hub/rajpurkar/squad/plain_text").glob("validation-*.parquet")
+    answers = [row["text"] for row in pq.read_table(source)["answers"][:1000].to_pylist()]
+    text = (ROOT / "tests" / "published" / "squad_answers.txt").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    predictions = [
+        accepted[int(line[1:] or 1) - 1] if line.startswith("=") else line
+        for line, accepted in zip(lines, answers, strict=True)
+    ]
+    scores = score_answers(predictions, answers)
+    assert round(100 * scores["exact_match"].mean(), 3) == 56.8
+    assert round(100 * scores["f1"].mean(), 3) == 71.462
+    assert scores["f1"].mean() == pytest.approx(0.7146161833448988, abs=1e-12)
