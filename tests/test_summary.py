@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from report_world import STUDENTS, TASKS, put, spread, write_reports
 
 from stages.errors import DataError
+from stages.evaluation.predictions import Predictions, table_of, write_predictions
 from stages.report.reading import load_reports
 from stages.report.summary import retention, summarise
 
@@ -59,6 +61,16 @@ def test_without_a_models_answers_there_is_no_interval(reports: Path) -> None:
     assert models["mlm_only"]["retention_interval"] is None
     assert models["mlm_only"]["tasks"]["acceptability"]["retention_interval"] is None
     assert models["distilbert"]["retention_interval"] is not None
+
+
+def test_answers_to_different_examples_are_not_compared(reports: Path) -> None:
+    path = reports / "predictions" / "mlm_only" / "package.parquet"
+    truth = np.zeros(10, dtype=int)
+    write_predictions([table_of(1, {"validation": Predictions(truth, truth)})], path)
+    with pytest.raises(
+        DataError, match="mlm_only and the teacher answered different examples of p"
+    ):
+        summary_of(reports)
 
 
 @pytest.mark.parametrize("teacher_score", [0.0, -3.0])

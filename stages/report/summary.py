@@ -7,6 +7,7 @@ measured here, never against a published one.
 
 from typing import Any
 
+from stages.errors import DataError
 from stages.evaluation.averages import averages, mean_of_tasks
 from stages.evaluation.intervals import (
     LEVEL,
@@ -91,6 +92,11 @@ def _intervals(reports: Reports, model: str) -> tuple[Any, dict[str, Any]]:
     }
     if model == TEACHER or len(answered) < len(tasks):
         return None, dict.fromkeys(tasks)
+    for task, pair in answered.items():
+        if pair.student.answers_SN.shape[1] != pair.teacher.answers_SN.shape[1]:
+            raise DataError(
+                f"{model} and the teacher answered different examples of {task}; run: dvc repro"
+            )
     whole, by_task = retention_intervals(answered)
     return _as_json(whole), {task: _as_json(interval) for task, interval in by_task.items()}
 
