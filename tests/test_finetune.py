@@ -152,6 +152,40 @@ def test_same_seed_gives_the_same_score(
     assert reports[0]["metrics"] == reports[1]["metrics"]
 
 
+def test_grid_reports_the_best_setting_and_everything_it_was_chosen_from(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    task = write_task(tmp_path / "task")
+    grid = params.Grid(learning_rate=[1e-9, 1e-3])
+    report = finetune(model, task, settings(grid=grid), ALONE, tmp_path / "r.json")
+    assert [tried["settings"]["learning_rate"] for tried in report["selected_from"]] == [1e-9, 1e-3]
+    assert [len(tried["score"]["values"]) for tried in report["selected_from"]] == [2, 2]
+    assert report["settings"] == report["selected_from"][1]["settings"]
+    assert report["score"] == report["selected_from"][1]["score"]
+    assert report["score"]["median"] > 80 > report["selected_from"][0]["score"]["median"]
+    assert not list((tmp_path / ".scratch").iterdir())
+
+
+def test_task_has_its_own_settings_and_the_grid_leaves_them() -> None:
+    tuning = params.FineTune.model_validate(
+        {
+            "num_epochs": 3,
+            "learning_rate": 2e-5,
+            "by_task": {"rte": {"num_epochs": 10, "learning_rate": 3e-5}},
+            "grid": {"learning_rate": [1e-5, 2e-5], "batch_examples": [16, 32]},
+        }
+    )
+
+    def tried(task: str) -> list[tuple[float, int, float]]:
+        return [(c.num_epochs, c.batch_examples, c.learning_rate) for c in tuning.choices(task)]
+
+    assert tried("rte") == [(10, 16, 3e-5), (10, 32, 3e-5)]
+    assert tried("cola") == [(3, 16, 1e-5), (3, 16, 2e-5), (3, 32, 1e-5), (3, 32, 2e-5)]
+    # Another task's settings are no part of this one's.
+    assert not tuning.choices("rte")[0].by_task
+
+
 def test_finished_seeds_are_kept_when_the_stage_is_killed(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,14 @@ def mistakes(path: Path) -> list[str]:
             "students.distilbert.phases.0.objectives.0.weight: is missing",
         ),
         (
+            {"evaluation.finetune.by_task": {"rte": {"num_epochs": 10}}},
+            "evaluation: finetune.by_task names 'rte', which tasks leaves out",
+        ),
+        (
+            {"evaluation.finetune.grid": {"learning_rate": [0.1, 0]}},
+            "evaluation.finetune.grid.learning_rate.1 = 0: must be greater than 0",
+        ),
+        (
             {"distill.schedule.num_epochs": 3},
             "distill.schedule: give either num_steps or num_epochs, not both",
         ),

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from transformers.utils import logging as transformers_logging
 
 from stages.evaluation.examples import Examples
-from stages.students.heads import set_dropout
+from stages.students.heads import encode, set_dropout
 from stages.training.batches import Batch
 
 EVALUATION_BATCH = 64
@@ -75,11 +75,32 @@ class TaskLoss(nn.Module):
 
 
 def logits_of(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """Return a classifier's logits, B x C; token types go to models that know them."""
+    """Return a classifier's logits, B x C, without computing padding where the model allows it."""
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    # Token types go to models that know them.
     if getattr(model.config, "type_vocab_size", 0) > 1:
         inputs["token_type_ids"] = batch["token_type_ids"]
-    logits_BC: Tensor = model(**inputs).logits
+    kind = model.config.model_type
+    logits_BC: Tensor
+    if kind not in ("bert", "mobilebert", "distilbert", "roberta"):
+        logits_BC = model(**inputs).logits
+        return logits_BC
+    hidden_BSD = encode(
+        model,
+        inputs["input_ids"],
+        inputs["attention_mask"],
+        token_types_BS=inputs.get("token_type_ids"),
+    )
+    if kind == "roberta":
+        logits_BC = model.classifier(hidden_BSD)
+    else:
+        first_BD = hidden_BSD[:, 0]
+        pooled_BD = (
+            F.relu(model.pre_classifier(first_BD))
+            if kind == "distilbert"
+            else model.base_model.pooler(hidden_BSD)
+        )
+        logits_BC = model.classifier(model.dropout(pooled_BD))
     return logits_BC
 
 

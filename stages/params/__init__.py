@@ -19,7 +19,9 @@ from stages.params.corpus import (
 from stages.params.evaluation import (
     Evaluation,
     FineTune,
+    Grid,
     SpeedTest,
+    TaskTuning,
 )
 from stages.params.loading import (
     PARAMS,
@@ -102,6 +104,7 @@ __all__ = [
     "FromEmbeddings",
     "FromLayers",
     "Gate",
+    "Grid",
     "HiddenStates",
     "HubTeacher",
     "JsonlSource",
@@ -127,6 +130,7 @@ __all__ = [
     "Source",
     "SpeedTest",
     "Student",
+    "TaskTuning",
     "Teacher",
     "TeacherSource",
     "TextSource",

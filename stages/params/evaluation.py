@@ -1,18 +1,40 @@
 """Settings of fine-tuning and of the speed test."""
 
+from itertools import product
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.params.base import Fraction, Name, Positive, Settings
+
+
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+Epochs = Annotated[float, Field(gt=0)]
+
+
+class TaskTuning(Settings):
+    """What one task sets in place of the settings of all; null leaves those."""
+
+    num_epochs: Epochs | None = None
+    batch_examples: Positive | None = None
+    learning_rate: LearningRate | None = None
+    max_length: int | None = Field(default=None, ge=8, le=512)
+
+
+class Grid(Settings):
+    """Values to try, every combination with every seed; null keeps the one that is set."""
+
+    num_epochs: list[Epochs] | None = Field(default=None, min_length=1)
+    batch_examples: list[Positive] | None = Field(default=None, min_length=1)
+    learning_rate: list[LearningRate] | None = Field(default=None, min_length=1)
 
 
 class FineTune(Settings):
     """How a model is fine-tuned on a task; the same for teacher and students."""
 
-    num_epochs: float = Field(gt=0)
+    num_epochs: Epochs
     batch_examples: Positive = 32
-    learning_rate: float = Field(gt=0, le=1)
+    learning_rate: LearningRate
     warmup_fraction: Fraction = 0.1
     weight_decay: float = Field(default=0.01, ge=0)
     max_length: int = Field(default=128, ge=8, le=512)
@@ -21,6 +43,21 @@ class FineTune(Settings):
     dropout: Fraction = 0.1
     max_train_examples: Positive | None = None
     max_validation_examples: Positive | None = None
+    by_task: dict[Name, TaskTuning] = {}
+    """Small tasks need more epochs than large ones."""
+    grid: Grid | None = None
+    """The best median on validation is reported, as selected, with all that was tried."""
+
+    def choices(self, task: str) -> list["FineTune"]:
+        """Return what to try on a task: one setting, or the grid's; what the task sets stays."""
+        own = self.by_task.get(task, TaskTuning()).model_dump(exclude_none=True)
+        grid = self.grid.model_dump(exclude_none=True) if self.grid else {}
+        grid = {name: values for name, values in grid.items() if name not in own}
+        settled = {"by_task": {}, "grid": None} | own
+        return [
+            self.model_copy(update=settled | dict(zip(grid, values, strict=True)))
+            for values in product(*grid.values())
+        ]
 
 
 class SpeedTest(Settings):
@@ -47,3 +84,10 @@ class Evaluation(Settings):
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
     finetune: FineTune
     speed: SpeedTest
+
+    @model_validator(mode="after")
+    def _tuned_tasks_are_run(self) -> "Evaluation":
+        for task in self.finetune.by_task:
+            if task not in self.tasks:
+                raise ValueError(f"finetune.by_task names '{task}', which tasks leaves out")
+        return self

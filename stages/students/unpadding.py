@@ -1,0 +1,186 @@
+"""Encode sequences of many lengths without computing padding, and without one seeing another.
+
+The tokens of all sequences stand in one row, one sequence after the other. Positions begin anew at
+each, and attention is computed inside each: sequences of one length together, so that nothing is
+padded there either and the cost is never that of the whole row squared. The models are stock ones;
+what they need is an attention function of their own, registered here.
+
+Three ways to do this are wrong without a sign of it: position ids alone (attention crosses), a
+registered attention function without its mask function (padding is read where rows are padded),
+and MobileBERT's embeddings, which take in the neighbouring tokens (tests/test_unpadding.py).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+ATTENTION = "within_sequences"
+"""The attention function's name in transformers."""
+MODEL_TYPES = {"bert", "distilbert", "mobilebert", "ib_bert", "roberta"}
+"""Those whose attention is everyone's with everyone; ModernBERT's local layers are not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the real tokens of a B x S batch stand in one row: sequences in order of length."""
+
+    shape: tuple[int, int]
+    places_N: Tensor
+    """Where each token is in the flattened batch."""
+    positions_N: Tensor
+    """Where it is in its sequence, from 0."""
+    bounds: Tensor
+    """Where each sequence begins, and N (int32)."""
+    groups: tuple[tuple[int, int], ...]
+    """How many sequences of which length follow each other."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every row of the batch is one sequence without padding."""
+        return self.groups == (self.shape,)
+
+
+def lay_out(attention_mask_BS: Tensor, documents_BS: Tensor | None = None) -> Layout:
+    """Return the layout of a batch.
+
+    Args:
+        attention_mask_BS: 1 on real tokens.
+        documents_BS: The number of the document that each token is of, from 0 in every row: a row
+            is then as many sequences as it has documents. None: every row is one sequence.
+    """
+    batch, length = attention_mask_BS.shape
+    places_N = attention_mask_BS.flatten().nonzero()[:, 0]
+    owners_N = places_N // length
+    if documents_BS is not None:
+        # A row has at most as many documents as tokens.
+        owners_N = owners_N * (length + 1) + documents_BS.flatten()[places_N]
+    _, lengths = torch.unique_consecutive(owners_N, return_counts=True)
+    starts = lengths.cumsum(0) - lengths
+    order = lengths.argsort(stable=True)
+    starts, lengths = starts[order], lengths[order]
+    bounds = F.pad(lengths.cumsum(0), (1, 0))
+    positions_N = torch.arange(len(places_N), device=places_N.device)
+    positions_N = positions_N - bounds[:-1].repeat_interleave(lengths)
+    sizes, counts = lengths.unique_consecutive(return_counts=True)
+    return Layout(
+        shape=(batch, length),
+        places_N=places_N[starts.repeat_interleave(lengths) + positions_N],
+        positions_N=positions_N,
+        bounds=bounds.to(torch.int32),
+        groups=tuple(zip(counts.tolist(), sizes.tolist(), strict=True)),
+    )
+
+
+def can_unpad(base: PreTrainedModel) -> bool:
+    """Return whether a model can be encoded so: of a known kind, with an attention of no other."""
+    is_ours = base.config._attn_implementation in ("sdpa", ATTENTION)
+    return is_ours and base.config.model_type in MODEL_TYPES
+
+
+def encode_unpadded(
+    base: PreTrainedModel,
+    input_ids_BS: Tensor,
+    layout: Layout,
+    token_types_BS: Tensor | None = None,
+) -> Tensor:
+    """Return the last hidden states, B x S x D, each as if its sequence were alone; padding is 0.
+
+    Args:
+        base: A model without a head that `can_unpad`.
+        input_ids_BS: Token ids.
+        layout: Of this batch.
+        token_types_BS: For models that have token types.
+    """
+    if base.config._attn_implementation != ATTENTION:
+        base.set_attn_implementation(ATTENTION)
+    positions_N = layout.positions_N
+    if base.config.model_type == "roberta":
+        positions_N = positions_N + base.config.pad_token_id + 1
+    inputs = {"input_ids": input_ids_BS}
+    if token_types_BS is not None:
+        inputs["token_type_ids"] = token_types_BS
+    inputs = {name: ids.flatten()[layout.places_N][None] for name, ids in inputs.items()}
+    with _neighbours_in_the_sequence(base, layout):
+        hidden_ND = base(
+            **inputs,
+            position_ids=positions_N[None],
+            attention_mask=None,
+            layout=layout,
+        ).last_hidden_state[0]
+    batch, length = layout.shape
+    hidden_BSD = hidden_ND.new_zeros(batch * length, hidden_ND.shape[1])
+    return hidden_BSD.index_copy(0, layout.places_N, hidden_ND).view(batch, length, -1)
+
+
+def attend_within_sequences(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    layout: Layout | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attend inside the sequences of a layout; without one, as transformers' own function.
+
+    The signature and the shapes are transformers': 1 x H x N x d in, 1 x N x H x d out.
+    """
+    if layout is None:
+        found: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return found
+    states = [states.transpose(1, 2)[0] for states in (query, key, value)]
+    # The kernel for rows of sequences knows no dropout and no float32.
+    if query.is_cuda and not dropout and query.dtype in (torch.bfloat16, torch.float16):
+        from torch.nn.attention.varlen import varlen_attn
+
+        longest = layout.groups[-1][1]
+        bounds = layout.bounds
+        whole = varlen_attn(*states, bounds, bounds, longest, longest, scale=scaling)
+        assert isinstance(whole, Tensor)
+        return whole[None], None
+    sizes = [count * length for count, length in layout.groups]
+    parts = []
+    for group, *qkv in zip(layout.groups, *(x.split(sizes) for x in states), strict=True):
+        out = F.scaled_dot_product_attention(
+            *(x.unflatten(0, group).transpose(1, 2) for x in qkv), dropout_p=dropout, scale=scaling
+        )
+        parts.append(out.transpose(1, 2).flatten(0, 1))
+    return torch.cat(parts)[None], None
+
+
+@contextmanager
+def _neighbours_in_the_sequence(base: PreTrainedModel, layout: Layout) -> Iterator[None]:
+    """Keep MobileBERT's trigrams, the next, own and last token's embedding, inside sequences."""
+    if not getattr(base.config, "trigram_input", False):
+        yield
+        return
+    is_first = (layout.positions_N == 0)[None, :, None]
+    is_last = is_first.roll(-1, dims=1)
+
+    def cut(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        following, own, preceding = inputs[0].chunk(3, dim=-1)
+        edges = following.masked_fill(is_last, 0), own, preceding.masked_fill(is_first, 0)
+        return (torch.cat(edges, dim=-1),)
+
+    hook = base.embeddings.embedding_transformation.register_forward_pre_hook(cut)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+AttentionInterface.register(ATTENTION, attend_within_sequences)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
