@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from stages.evaluation.examples import Examples
 from stages.students.heads import encode, set_dropout
+from stages.students.unpadding import MODEL_TYPES
 from stages.training.batches import Batch
 
 EVALUATION_BATCH = 64
@@ -66,7 +67,7 @@ class TaskLoss(nn.Module):
 
     def forward(self, batch: Batch, counts: list[float]) -> tuple[Tensor, Tensor]:
         """Return the loss of a micro-batch as its share of the batch's mean, and its sum."""
-        logits_BC = logits_of(self.model, batch)
+        logits_BC = logits_of(self.model, batch).float()
         if self.regression:
             total = F.mse_loss(logits_BC[:, 0], batch["labels"], reduction="sum")
         else:
@@ -75,32 +76,26 @@ class TaskLoss(nn.Module):
 
 
 def logits_of(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """Return a classifier's logits, B x C, without computing padding where the model allows it."""
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    # Token types go to models that know them.
-    if getattr(model.config, "type_vocab_size", 0) > 1:
-        inputs["token_type_ids"] = batch["token_type_ids"]
+    """Return a classifier's logits, B x C; padding is not computed where the model allows it."""
     kind = model.config.model_type
     logits_BC: Tensor
-    if kind not in ("bert", "mobilebert", "distilbert", "roberta"):
-        logits_BC = model(**inputs).logits
+    if kind not in MODEL_TYPES:
+        logits_BC = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         return logits_BC
     hidden_BSD = encode(
         model,
-        inputs["input_ids"],
-        inputs["attention_mask"],
-        token_types_BS=inputs.get("token_type_ids"),
+        batch["input_ids"],
+        batch["attention_mask"],
+        token_types_BS=batch["token_type_ids"],
     )
     if kind == "roberta":
         logits_BC = model.classifier(hidden_BSD)
+        return logits_BC
+    if kind == "distilbert":
+        pooled_BD = F.relu(model.pre_classifier(hidden_BSD[:, 0]))
     else:
-        first_BD = hidden_BSD[:, 0]
-        pooled_BD = (
-            F.relu(model.pre_classifier(first_BD))
-            if kind == "distilbert"
-            else model.base_model.pooler(hidden_BSD)
-        )
-        logits_BC = model.classifier(model.dropout(pooled_BD))
+        pooled_BD = model.base_model.pooler(hidden_BSD)
+    logits_BC = model.classifier(model.dropout(pooled_BD))
     return logits_BC
 
 

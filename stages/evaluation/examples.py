@@ -1,7 +1,7 @@
-"""A task's examples as token ids, in batches of neighbours in length.
+"""A task's examples as token ids, in batches at random.
 
-Padding is the price of batching: with lengths mixed, half of a GLUE batch is padding. Examples are
-shuffled, sorted by length within pools, cut into batches, and the batches shuffled again.
+With lengths mixed, half of a GLUE batch is padding. It is not computed (students/unpadding.py), so
+batches need not be of one length to be fast, and stay what they are in the papers.
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,7 @@ from tokenizers import Tokenizer
 
 from stages.errors import DataError
 from stages.files import read_json
-from stages.training.batches import Batch
-
-BATCHES_PER_POOL = 16
+from stages.training.batches import Batch, Order
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,32 +50,15 @@ class Examples:
 
 
 class ShuffledBatches:
-    """Training batches by step, the same for the same (seed, step)."""
+    """Training batches by step: every epoch a permutation of (seed, epoch)."""
 
     def __init__(self, examples: Examples, batch_size: int, seed: int) -> None:
-        self.examples, self.batch_size, self.seed = examples, batch_size, seed
-        self.lengths = np.array([len(ids) for ids in examples.ids])
-        self.per_epoch = -(-len(examples) // batch_size)
-        self._epoch, self._order = -1, list[NDArray[np.int64]]()
+        self.examples = examples
+        self.order = Order(len(examples), batch_size, seed)
 
     def __call__(self, step: int) -> Batch:
-        """Return the batch of a step; an epoch's last batch may be smaller."""
-        epoch, index = divmod(step, self.per_epoch)
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, self._shuffled(epoch)
-        return self.examples.batch(self._order[index])
-
-    def _shuffled(self, epoch: int) -> list[NDArray[np.int64]]:
-        rng = np.random.default_rng([self.seed, epoch])
-        order = rng.permutation(len(self.examples))
-        size = self.batch_size * BATCHES_PER_POOL
-        pools = [order[start : start + size] for start in range(0, len(order), size)]
-        grouped = np.concatenate([pool[np.argsort(self.lengths[pool])] for pool in pools])
-        batches = [
-            grouped[start : start + self.batch_size]
-            for start in range(0, len(grouped), self.batch_size)
-        ]
-        return [batches[i] for i in rng.permutation(len(batches))]
+        """Return the batch of a step; it may run from one epoch into the next."""
+        return self.examples.batch(self.order.indices(step))
 
 
 def read_examples(

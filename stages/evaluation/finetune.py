@@ -38,22 +38,22 @@ def finetune_once(
 ) -> tuple[dict[str, float], pa.Table]:
     """Fine-tune with one seed; return the metrics and the answers of every split but train."""
     model = open_model(model_folder, task, settings.dropout, seed).to(processes.device)
-    batches = ShuffledBatches(training.examples, settings.batch_examples, seed)
-    num_steps = max(1, round(settings.num_epochs * batches.per_epoch))
+    schedule = Schedule(
+        num_epochs=settings.num_epochs,
+        batch_sequences=settings.batch_examples,
+        learning_rate=settings.learning_rate,
+        warmup_fraction=settings.warmup_fraction,
+        weight_decay=settings.weight_decay,
+        precision=settings.precision,
+        betas=(0.9, 0.999),
+        epsilon=1e-8,
+        max_grad_norm=1.0,
+    )
     train(
         objective(model, task),
-        batches,
-        Schedule(
-            num_steps=num_steps,
-            batch_sequences=settings.batch_examples,
-            learning_rate=settings.learning_rate,
-            warmup_fraction=settings.warmup_fraction,
-            weight_decay=settings.weight_decay,
-            betas=(0.9, 0.999),
-            epsilon=1e-8,
-            max_grad_norm=1.0,
-        ),
-        num_steps,
+        ShuffledBatches(training.examples, settings.batch_examples, seed),
+        schedule,
+        schedule.total_steps(len(training.examples)),
         # A fine-tuning batch is small enough to go through in one piece.
         launch.model_copy(update={"micro_batch_sequences": settings.batch_examples}),
         processes,

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForQuestionAnswering, PreTrainedModel
 
 from stages.evaluation.windows import Windows
-from stages.students.heads import set_dropout
+from stages.students.heads import encode, set_dropout
+from stages.students.unpadding import MODEL_TYPES
 from stages.training.batches import Batch
 
 MAX_ANSWER_TOKENS = 30
@@ -52,18 +53,26 @@ class SpanLoss(nn.Module):
 
     def forward(self, batch: Batch, counts: list[float]) -> tuple[Tensor, Tensor]:
         """Return the loss of a micro-batch as its share of the batch's mean, and its sum."""
-        logits_BSC = span_logits(self.model, batch)
+        logits_BSC = span_logits(self.model, batch).float()
         total = F.cross_entropy(logits_BSC, batch["labels"], reduction="sum") / 2
         return total / counts[0], total.detach()[None]
 
 
 def span_logits(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Return logits for the begin and the end of the answer, B x S x 2; -inf at padding."""
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    if getattr(model.config, "type_vocab_size", 0) > 1:
-        inputs["token_type_ids"] = batch["token_type_ids"]
-    output = model(**inputs)
-    logits_BSC = torch.stack([output.start_logits, output.end_logits], dim=-1)
+    if model.config.model_type in MODEL_TYPES:
+        hidden_BSD = encode(
+            model,
+            batch["input_ids"],
+            batch["attention_mask"],
+            token_types_BS=batch["token_type_ids"],
+        )
+        if model.config.model_type == "distilbert":
+            hidden_BSD = model.dropout(hidden_BSD)
+        logits_BSC = model.qa_outputs(hidden_BSD)
+    else:
+        output = model(batch["input_ids"], attention_mask=batch["attention_mask"])
+        logits_BSC = torch.stack([output.start_logits, output.end_logits], dim=-1)
     # What a batch is padded to must not change a window's loss.
     padding_BS1 = batch["attention_mask"][:, :, None] == 0
     return logits_BSC.masked_fill(padding_BS1, float("-inf"))

@@ -1,7 +1,7 @@
 """Settings of fine-tuning and of the speed test."""
 
 from itertools import product
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -41,6 +41,8 @@ class FineTune(Settings):
     stride: Positive = 128
     """Of questions on texts: tokens from one window of a long text to the next."""
     dropout: Fraction = 0.1
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of training; scores are computed in float32."""
     max_train_examples: Positive | None = None
     max_validation_examples: Positive | None = None
     by_task: dict[Name, TaskTuning] = {}

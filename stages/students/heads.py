@@ -43,11 +43,13 @@ def encode(
         model: With any head or none.
         input_ids_BS: Token ids.
         attention_mask_BS: 1 on real tokens.
-        token_types_BS: For models that have token types.
+        token_types_BS: 0 or 1; left out where the model has no such.
         documents_BS: Which of its row's documents a token is of, from 0; attention does not cross
             them and positions begin anew at each. None: every row is one sequence.
     """
     base = model.base_model
+    if getattr(base.config, "type_vocab_size", 0) < 2:
+        token_types_BS = None
     if can_unpad(base):
         layout = lay_out(attention_mask_BS, documents_BS)
         if not layout.is_whole:

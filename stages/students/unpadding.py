@@ -37,6 +37,8 @@ class Layout:
     """Where each token is in the flattened batch."""
     positions_N: Tensor
     """Where it is in its sequence, from 0."""
+    sequences_N: Tensor
+    """Which sequence of the row it is of."""
     bounds: Tensor
     """Where each sequence begins, and N (int32)."""
     groups: tuple[tuple[int, int], ...]
@@ -67,13 +69,14 @@ def lay_out(attention_mask_BS: Tensor, documents_BS: Tensor | None = None) -> La
     order = lengths.argsort(stable=True)
     starts, lengths = starts[order], lengths[order]
     bounds = F.pad(lengths.cumsum(0), (1, 0))
-    positions_N = torch.arange(len(places_N), device=places_N.device)
-    positions_N = positions_N - bounds[:-1].repeat_interleave(lengths)
+    sequences_N = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
+    positions_N = torch.arange(len(places_N), device=places_N.device) - bounds[sequences_N]
     sizes, counts = lengths.unique_consecutive(return_counts=True)
     return Layout(
         shape=(batch, length),
-        places_N=places_N[starts.repeat_interleave(lengths) + positions_N],
+        places_N=places_N[starts[sequences_N] + positions_N],
         positions_N=positions_N,
+        sequences_N=sequences_N,
         bounds=bounds.to(torch.int32),
         groups=tuple(zip(counts.tolist(), sizes.tolist(), strict=True)),
     )
@@ -142,15 +145,19 @@ def attend_within_sequences(
         )
         return found
     states = [states.transpose(1, 2)[0] for states in (query, key, value)]
-    # The kernel for rows of sequences knows no dropout and no float32.
-    if query.is_cuda and not dropout and query.dtype in (torch.bfloat16, torch.float16):
-        from torch.nn.attention.varlen import varlen_attn
+    if not query.is_cuda:
+        attended_NHd = _attend_by_length(states, layout, dropout, scaling)
+    elif not dropout and query.dtype in (torch.bfloat16, torch.float16):
+        attended_NHd = _attend_by_kernel(states, layout, scaling)
+    else:
+        attended_NHd = _attend_padded(states, layout, dropout, scaling)
+    return attended_NHd[None], None
 
-        longest = layout.groups[-1][1]
-        bounds = layout.bounds
-        whole = varlen_attn(*states, bounds, bounds, longest, longest, scale=scaling)
-        assert isinstance(whole, Tensor)
-        return whole[None], None
+
+def _attend_by_length(
+    states: list[Tensor], layout: Layout, dropout: float, scaling: float | None
+) -> Tensor:
+    """Sequences of one length together: nothing is copied or padded, in a call per length."""
     sizes = [count * length for count, length in layout.groups]
     parts = []
     for group, *qkv in zip(layout.groups, *(x.split(sizes) for x in states), strict=True):
@@ -158,7 +165,38 @@ def attend_within_sequences(
             *(x.unflatten(0, group).transpose(1, 2) for x in qkv), dropout_p=dropout, scale=scaling
         )
         parts.append(out.transpose(1, 2).flatten(0, 1))
-    return torch.cat(parts)[None], None
+    return torch.cat(parts)
+
+
+def _attend_padded(
+    states: list[Tensor], layout: Layout, dropout: float, scaling: float | None
+) -> Tensor:
+    """All sequences in one call, padded here only: for GPUs, where a call costs more than that."""
+    lengths = layout.bounds.diff()
+    shape = len(lengths), layout.groups[-1][1]
+    columns = torch.arange(shape[1], device=lengths.device)
+    slots_N = layout.sequences_N * shape[1] + layout.positions_N
+    padded = [
+        x.new_zeros(shape[0] * shape[1], *x.shape[1:]).index_copy(0, slots_N, x).unflatten(0, shape)
+        for x in states
+    ]
+    out = F.scaled_dot_product_attention(
+        *(x.transpose(1, 2) for x in padded),
+        attn_mask=(columns < lengths[:, None])[:, None, None],
+        dropout_p=dropout,
+        scale=scaling,
+    )
+    return out.transpose(1, 2).flatten(0, 1)[slots_N]
+
+
+def _attend_by_kernel(states: list[Tensor], layout: Layout, scaling: float | None) -> Tensor:
+    """The flash kernel for rows of sequences: half precision on a GPU, and no dropout."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    longest = layout.groups[-1][1]
+    out = varlen_attn(*states, layout.bounds, layout.bounds, longest, longest, scale=scaling)
+    assert isinstance(out, Tensor)
+    return out
 
 
 @contextmanager
