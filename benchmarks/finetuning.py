@@ -82,6 +82,7 @@ class Way:
         self.seconds, self.tokens, self.slots = 0.0, 0, 0
 
     def step(self, *, counted: bool) -> None:
+        """Train one step; the first ones are not counted."""
         started = time.perf_counter()
         batch = self.examples.batch(next(self.batches))
         loss = F.cross_entropy(self.forward(self.model, batch), batch["labels"])

@@ -158,12 +158,18 @@ def test_grid_reports_the_best_setting_and_everything_it_was_chosen_from(
     monkeypatch.chdir(tmp_path)
     task = write_task(tmp_path / "task")
     grid = params.Grid(learning_rate=[1e-9, 1e-3])
-    report = finetune(model, task, settings(grid=grid), ALONE, tmp_path / "r.json")
+    report = finetune(
+        model, task, settings(grid=grid), ALONE, tmp_path / "r.json", tmp_path / "p.parquet"
+    )
     assert [tried["settings"]["learning_rate"] for tried in report["selected_from"]] == [1e-9, 1e-3]
     assert [len(tried["score"]["values"]) for tried in report["selected_from"]] == [2, 2]
     assert report["settings"] == report["selected_from"][1]["settings"]
     assert report["score"] == report["selected_from"][1]["score"]
     assert report["score"]["median"] > 80 > report["selected_from"][0]["score"]["median"]
+    kept = read_predictions(tmp_path / "p.parquet", "validation")
+    assert kept is not None
+    again = [100 * score(["mcc"], answers, kept.truth_N)["mcc"] for answers in kept.answers_SN]
+    assert again == report["score"]["values"]
     assert not list((tmp_path / ".scratch").iterdir())
 
 

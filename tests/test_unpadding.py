@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import (
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     BertConfig,
     DistilBertConfig,
@@ -19,6 +20,7 @@ from transformers import (
 )
 
 from stages.evaluation.classifier import TaskLoss, logits_of
+from stages.evaluation.spans import span_logits
 from stages.students import unpadding
 from stages.students.heads import encode
 from stages.students.unpadding import ATTENTION, lay_out
@@ -191,6 +193,23 @@ def test_logits_are_the_stock_classifiers(name: str) -> None:
                 one["token_type_ids"] = inputs["token_type_ids"][index : index + 1, :length]
             rows.append(model(**one).logits)
     torch.testing.assert_close(logits, torch.cat(rows), rtol=0, atol=1e-10)
+
+
+@ARCHITECTURES
+def test_span_logits_are_the_stock_models(name: str) -> None:
+    torch.manual_seed(6)
+    model = AutoModelForQuestionAnswering.from_config(CONFIGS[name]).double().eval()
+    inputs = batch()
+    with torch.no_grad():
+        logits = span_logits(model, inputs)
+        for index, length in enumerate(LENGTHS):
+            one = {"input_ids": inputs["input_ids"][index : index + 1, :length]}
+            if name in ("bert", "mobilebert"):
+                one["token_type_ids"] = inputs["token_type_ids"][index : index + 1, :length]
+            stock = model(**one)
+            expected = torch.stack([stock.start_logits, stock.end_logits], dim=-1)[0]
+            torch.testing.assert_close(logits[index, :length], expected, rtol=0, atol=1e-10)
+            assert torch.isneginf(logits[index, length:]).all()
 
 
 @ARCHITECTURES

@@ -7,7 +7,6 @@ from pydantic import Field, model_validator
 
 from stages.params.base import Fraction, Name, Positive, Settings
 
-
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 Epochs = Annotated[float, Field(gt=0)]
 
@@ -45,7 +44,7 @@ class FineTune(Settings):
     """Of training; scores are computed in float32."""
     max_train_examples: Positive | None = None
     max_validation_examples: Positive | None = None
-    by_task: dict[Name, TaskTuning] = {}
+    by_task: dict[Name, TaskTuning] = Field(default_factory=dict)
     """Small tasks need more epochs than large ones."""
     grid: Grid | None = None
     """The best median on validation is reported, as selected, with all that was tried."""
