@@ -104,6 +104,7 @@ def finetune_report(task: str, values: list[float]) -> dict[str, Any]:
         "num_train": 600,
         "num_validation": {"validation": 400},
         "seconds": 30.0,
+        "selected_from": [],
     }
 
 

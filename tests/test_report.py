@@ -193,6 +193,12 @@ def test_retention_is_shown_with_its_interval(reports: Path) -> None:
     assert f'data-key="models.distilbert.retention_interval.low">{low:.1f}' in text
 
 
+def test_selected_settings_are_said_to_be(reports: Path) -> None:
+    assert "on these very examples" not in page_of(reports)[0]
+    change(reports / "finetune" / "distilbert" / "package.json", selected_from=[{}, {}, {}])
+    assert "the best, on these very examples, of 3 settings for distilbert" in page_of(reports)[0]
+
+
 def test_derived_tasks_are_said_not_to_be_glue(reports: Path) -> None:
     text, _ = page_of(reports)
     assert "These tasks are not GLUE." in text

@@ -5,9 +5,9 @@ each, and attention is computed inside each: sequences of one length together, s
 padded there either and the cost is never that of the whole row squared. The models are stock ones;
 what they need is an attention function of their own, registered here.
 
-Three ways to do this are wrong without a sign of it: position ids alone (attention crosses), a
-registered attention function without its mask function (padding is read where rows are padded),
-and MobileBERT's embeddings, which take in the neighbouring tokens (tests/test_unpadding.py).
+Two obvious ways are wrong without a sign of it: position ids alone (attention crosses), and leaving
+MobileBERT's embeddings as they are (they take in a token's neighbours). tests/test_unpadding.py
+shows both failing.
 """
 
 from collections.abc import Iterator
