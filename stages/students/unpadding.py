@@ -159,13 +159,13 @@ def _attend_by_length(
 ) -> Tensor:
     """Sequences of one length together: nothing is copied or padded, in a call per length."""
     sizes = [count * length for count, length in layout.groups]
-    parts = []
-    for group, *qkv in zip(layout.groups, *(x.split(sizes) for x in states), strict=True):
-        out = F.scaled_dot_product_attention(
-            *(x.unflatten(0, group).transpose(1, 2) for x in qkv), dropout_p=dropout, scale=scaling
-        )
-        parts.append(out.transpose(1, 2).flatten(0, 1))
-    return torch.cat(parts)
+    parts = zip(*(x.split(sizes) for x in states), strict=True)
+    return torch.cat(
+        [
+            _attend(group, list(part), None, dropout, scaling)
+            for group, part in zip(layout.groups, parts, strict=True)
+        ]
+    )
 
 
 def _attend_padded(
@@ -177,24 +177,36 @@ def _attend_padded(
     columns = torch.arange(shape[1], device=lengths.device)
     slots_N = layout.sequences_N * shape[1] + layout.positions_N
     padded = [
-        x.new_zeros(shape[0] * shape[1], *x.shape[1:]).index_copy(0, slots_N, x).unflatten(0, shape)
-        for x in states
+        x.new_zeros(shape[0] * shape[1], *x.shape[1:]).index_copy(0, slots_N, x) for x in states
     ]
+    mask = (columns < lengths[:, None])[:, None, None]
+    return _attend(shape, padded, mask, dropout, scaling)[slots_N]
+
+
+def _attend(
+    shape: tuple[int, int],
+    states: list[Tensor],
+    mask: Tensor | None,
+    dropout: float,
+    scaling: float | None,
+) -> Tensor:
+    """Attend inside so many sequences of so many tokens each, N x H x d in and out."""
+    query, key, value = (x.unflatten(0, shape).transpose(1, 2) for x in states)
     out = F.scaled_dot_product_attention(
-        *(x.transpose(1, 2) for x in padded),
-        attn_mask=(columns < lengths[:, None])[:, None, None],
-        dropout_p=dropout,
-        scale=scaling,
+        query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling
     )
-    return out.transpose(1, 2).flatten(0, 1)[slots_N]
+    return out.transpose(1, 2).flatten(0, 1)
 
 
 def _attend_by_kernel(states: list[Tensor], layout: Layout, scaling: float | None) -> Tensor:
     """The flash kernel for rows of sequences: half precision on a GPU, and no dropout."""
     from torch.nn.attention.varlen import varlen_attn
 
+    query, key, value = states
     longest = layout.groups[-1][1]
-    out = varlen_attn(*states, layout.bounds, layout.bounds, longest, longest, scale=scaling)
+    out = varlen_attn(
+        query, key, value, layout.bounds, layout.bounds, longest, longest, scale=scaling
+    )
     assert isinstance(out, Tensor)
     return out
 
