@@ -173,6 +173,24 @@ def test_grid_reports_the_best_setting_and_everything_it_was_chosen_from(
     assert not list((tmp_path / ".scratch").iterdir())
 
 
+def test_encoder_tuned_on_one_task_starts_another(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    task = write_task(tmp_path / "task")
+    made = [tmp_path / "r.json", tmp_path / "p.parquet"]
+    finetune(model, task, settings(num_epochs=1), ALONE, *made, tmp_path / "tuned")
+    before, after = (
+        open_classifier(folder, None, dropout=0.0, seed=1).base_model.state_dict()
+        for folder in (model, tmp_path / "tuned")
+    )
+    assert before.keys() == after.keys()
+    assert not any(before[n].equal(after[n]) for n in before if n.endswith("dense.weight"))
+    number = write_task(tmp_path / "number", regression=True)
+    report = finetune(tmp_path / "tuned", number, settings(num_epochs=1), ALONE, *made)
+    assert report["model"] == "tuned"
+
+
 def test_task_has_its_own_settings_and_the_grid_leaves_them() -> None:
     tuning = params.FineTune.model_validate(
         {

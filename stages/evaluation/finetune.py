@@ -2,7 +2,8 @@
 
 Reads a stock model folder and a task's examples; writes a report with every seed's value, and what
 every seed answered to every example. A seed that is done is not done again when the stage is killed
-and rerun.
+and rerun. With --encoder it also leaves what the first seed made of the encoder, as a model folder
+to tune on another task (docs/evaluation.md, Starting from another task).
 """
 
 import argparse
@@ -14,14 +15,16 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from transformers import PreTrainedModel
 
 from stages.command import log, parser_for, run
 from stages.evaluation.examples import ShuffledBatches
 from stages.evaluation.metrics import headline
 from stages.evaluation.predictions import table_of, write_predictions
 from stages.evaluation.task_models import Split, answers, objective, open_model, read_split, scored
-from stages.files import read_json, scratch, sha256_of, sha256_of_tree, write_json
+from stages.files import atomic_output, read_json, scratch, sha256_of, sha256_of_tree, write_json
 from stages.params import FineTune, Launch, Params, Schedule, load
+from stages.teacher.models import save_model
 from stages.training.loop import train
 from stages.training.processes import Processes, joined_processes
 
@@ -35,8 +38,8 @@ def finetune_once(
     launch: Launch,
     processes: Processes,
     seed: int,
-) -> tuple[dict[str, float], pa.Table]:
-    """Fine-tune with one seed; return the metrics and the answers of every split but train."""
+) -> tuple[dict[str, float], pa.Table, PreTrainedModel]:
+    """Fine-tune with one seed; return metrics and answers of all splits but train, and the model."""
     model = open_model(model_folder, task, settings.dropout, seed).to(processes.device)
     schedule = Schedule(
         num_epochs=settings.num_epochs,
@@ -62,7 +65,7 @@ def finetune_once(
         title=f"{task['name']} seed {seed}",
     )
     given = {split: answers(model, examples, task) for split, examples in judged.items()}
-    return scored(given, task), table_of(seed, given)
+    return scored(given, task), table_of(seed, given), model
 
 
 def spread(values: list[float]) -> dict[str, Any]:
@@ -83,11 +86,13 @@ def finetune(
     processes: Processes,
     out: Path,
     predictions: Path,
+    encoder: Path | None = None,
 ) -> dict[str, Any]:
     """Write the report of one model on one task to `out`, and return it.
 
-    What was answered goes to `predictions` (stages/evaluation/predictions.py). Where there is a
-    grid, both are of the setting with the best median score, and the report says what was tried.
+    What was answered goes to `predictions` (stages/evaluation/predictions.py), and what the first
+    seed made of the encoder to `encoder`, if that is given. Where there is a grid, all are of the
+    setting with the best median score, and the report says what was tried.
     """
     seeds = params.evaluation.seeds
     task = read_json(task_folder / "task.json")
@@ -117,10 +122,11 @@ def finetune(
         )
         for seed in seeds:
             file = workspace / f"seed-{seed}.json"
-            if file.exists():
+            keeps_encoder = encoder is not None and seed == seeds[0]
+            if file.exists() and not (keeps_encoder and not (workspace / "encoder").exists()):
                 continue
             clock = time.monotonic()
-            metrics, answered = finetune_once(
+            metrics, answered, model = finetune_once(
                 model_folder,
                 task,
                 training,
@@ -131,6 +137,8 @@ def finetune(
                 seed,
             )
             seconds = time.monotonic() - clock
+            if keeps_encoder:
+                save_model(model.base_model, model_folder, workspace / "encoder")
             write_predictions([answered], workspace / f"seed-{seed}.parquet")
             write_json(file, {"metrics": metrics, "seconds": seconds})
         done = [read_json(workspace / f"seed-{seed}.json") for seed in seeds]
@@ -154,6 +162,9 @@ def finetune(
     }
     tables = [pq.read_table(workspaces[best] / f"seed-{seed}.parquet") for seed in seeds]
     write_predictions(tables, predictions)
+    if encoder is not None:
+        with atomic_output(encoder) as folder:
+            shutil.copytree(workspaces[best] / "encoder", folder)
     write_json(out, report)
     for workspace in workspaces:
         shutil.rmtree(workspace)
@@ -185,6 +196,7 @@ def main(arguments: argparse.Namespace) -> None:
             processes,
             arguments.report,
             arguments.predictions,
+            arguments.encoder,
         )
     log.info(
         "%s on %s: median %.1f of %d seeds",
@@ -196,4 +208,6 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run(main, parser_for(__doc__, ["model", "task-data", "report", "predictions"]))
+    parser = parser_for(__doc__, ["model", "task-data", "report", "predictions"])
+    parser.add_argument("--encoder", type=Path, help="where to leave the encoder of the first seed")
+    run(main, parser)
