@@ -39,7 +39,7 @@ def finetune_once(
     processes: Processes,
     seed: int,
 ) -> tuple[dict[str, float], pa.Table, PreTrainedModel]:
-    """Fine-tune with one seed; return metrics and answers of all splits but train, and the model."""
+    """Fine-tune with one seed; return the metrics and answers of other splits, and the model."""
     model = open_model(model_folder, task, settings.dropout, seed).to(processes.device)
     schedule = Schedule(
         num_epochs=settings.num_epochs,
