@@ -10,15 +10,28 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import yaml
 from transformers import DistilBertConfig, DistilBertForMaskedLM
 
 from stages.errors import DataError
 from stages.export.card import model_card
-from stages.export.export import export
+from stages.export.export import Texts, export
 from stages.export.graph import write_fp32
-from stages.export.parity import Parity, ParityError, check, heldout_batches, measure, open_session
+from stages.export.parity import (
+    Parity,
+    ParityError,
+    Tally,
+    check,
+    heldout_batches,
+    masked_rows,
+    measure,
+    open_session,
+)
+from stages.export.quantise import write_int8
+from stages.export.story import Source, Story
 from stages.files import sha256_of
 from stages.params import Export
+from stages.params.release import Int8
 
 VOCABULARY, LENGTH, PAD, MASK = 300, 32, 0, 4
 
@@ -61,7 +74,8 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported(student: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     root = tmp_path_factory.mktemp("export")
     out, report = root / "models" / "small", root / "reports" / "small.json"
-    result = export(student, heldout_batches(Rows()), Export(students=["small"]), out, report)
+    texts = Texts([], heldout_batches(Rows()))
+    result = export(student, texts, Export(students=["small"]), out, report)
     return SimpleNamespace(out=out, report=report, result=result)
 
 
@@ -188,38 +202,87 @@ def test_an_export_past_its_bounds_writes_the_report_and_no_folder(student: Path
     settings = Export(students=["small"], max_logit_difference=1e-12)
     report = tmp_path / "small.json"
     with pytest.raises(ParityError, match=r"differs from PyTorch's by .* allows 1e-12\n"):
-        export(student, heldout_batches(Rows()), settings, tmp_path / "out" / "small", report)
+        export(
+            student,
+            Texts([], heldout_batches(Rows())),
+            settings,
+            tmp_path / "out" / "small",
+            report,
+        )
     assert json.loads(report.read_text())["fp32"]["max_logit_difference"] > 1e-12
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_too_little_agreement_and_nan_are_both_refused(tmp_path: Path):
     settings = Export(students=["small"], max_logit_difference=1e-3, min_int8_agreement=0.9)
-    good = {"fp32": Parity(1e-6, 1.0), "int8": Parity(0.5, 0.9)}
+    good = {"fp32": Parity(1e-6, 1.0, 0.0), "int8": Parity(0.5, 0.9, 0.01)}
     check(good, settings, tmp_path)
     with pytest.raises(ParityError, match=r"on 89\.00% of tokens, and .* wants 90\.00%"):
-        check(good | {"int8": Parity(0.5, 0.89)}, settings, tmp_path)
+        check(good | {"int8": Parity(0.5, 0.89, 0.01)}, settings, tmp_path)
     with pytest.raises(ParityError, match="by nan"):
-        check(good | {"fp32": Parity(float("nan"), 1.0)}, settings, tmp_path)
+        check(good | {"fp32": Parity(float("nan"), 1.0, 0.0)}, settings, tmp_path)
 
 
 def test_parity_is_measured_on_whole_rows_padding_and_a_single_token():
     batches = heldout_batches(Rows())
-    assert [ids.shape for ids, _ in batches] == [(4, 32), (2, 32), (1, 32), (1, 1), (3, 17)]
-    ids, mask = batches[-1]
+    shapes = [batch["input_ids"].shape for batch in batches]
+    assert shapes == [(4, 32), (2, 32), (1, 32), (1, 1), (3, 17)]
+    ids, mask = batches[-1].values()
     assert mask.sum(1).tolist() == [17, 9, 3]
     assert (ids[mask == 0] == PAD).all()
-    whole, whole_mask = batches[1]
+    whole, whole_mask = batches[1].values()
     assert whole_mask[1].sum() == 20
     # Tokens 3, 10, 17, 24 and 31 are masked, where there is a token.
     assert np.flatnonzero(whole[0] == MASK).tolist() == [3, 10, 17, 24, 31]
     assert np.flatnonzero(whole[1] == MASK).tolist() == [3, 10, 17]
 
 
+def test_divergence_is_of_the_originals_distribution():
+    tally = Tally()
+    # p = (1/2, 1/2) against q = (3/4, 1/4): (log 2/3 + log 2) / 2 nats.
+    tally.add(np.log(np.float32([[0.5, 0.5]])), np.log(np.float32([[0.75, 0.25]])))
+    found = tally.parity()
+    assert found.divergence == pytest.approx((np.log(2 / 3) + np.log(2)) / 2, abs=1e-6)
+    assert found.agreement == 1.0
+
+
+def test_a_nan_stays_whatever_comes_after_it():
+    tally = Tally()
+    tally.add(np.zeros((1, 2), np.float32), np.full((1, 2), np.nan, np.float32))
+    tally.add(np.zeros((1, 2), np.float32), np.zeros((1, 2), np.float32))
+    assert np.isnan(tally.parity().max_logit_difference)
+
+
+def quantised(exported: SimpleNamespace, path: Path, settings: Int8) -> onnx.GraphProto:
+    calibration = masked_rows(Rows(), settings.calibration_rows)
+    write_int8(exported.out / "model.onnx", path, settings, [calibration])
+    return onnx.load(path).graph
+
+
+def test_feed_forward_outputs_may_stay_in_fp32(exported: SimpleNamespace, tmp_path: Path):
+    graph = quantised(exported, tmp_path / "x.onnx", Int8(feed_forward_out=False))
+    wide = [w for w in graph.initializer if w.data_type == onnx.TensorProto.FLOAT]
+    # Two layers, each with one map from 64 to 32 features.
+    assert [list(w.dims) for w in wide if len(w.dims) == 2] == [[64, 32]] * 2
+
+
+def test_activations_may_be_calibrated(student: Path, exported: SimpleNamespace, tmp_path: Path):
+    path = tmp_path / "x.onnx"
+    graph = quantised(exported, path, Int8(activations="calibrated", feed_forward_out=False))
+    kinds = [node.op_type for node in graph.node]
+    # Activation ranges are constants of the graph: nothing is measured as it comes.
+    assert "DynamicQuantizeLinear" not in kinds
+    assert kinds.count("QuantizeLinear") > 4
+    model = DistilBertForMaskedLM.from_pretrained(student)
+    assert measure(model, {"int8": path}, heldout_batches(Rows()))["int8"].agreement > 0.8
+
+
 def test_a_student_without_weights_is_named(tmp_path: Path):
     settings = Export(students=["small"])
     with pytest.raises(DataError, match=r"small/model.safetensors does not exist"):
-        export(tmp_path / "small", [], settings, tmp_path / "out", tmp_path / "report.json")
+        export(
+            tmp_path / "small", Texts([], []), settings, tmp_path / "out", tmp_path / "report.json"
+        )
 
 
 def test_a_card_says_how_the_student_was_made(exported: SimpleNamespace):
@@ -235,11 +298,33 @@ def test_a_card_says_how_the_student_was_made(exported: SimpleNamespace):
         "heldout": {"kl": 1.25, "mlm": 5.0, "cos": 0.25},
         "initial_heldout": {"kl": 2.5, "mlm": 7.0, "cos": 0.75},
     }
-    card = model_card("small", config, exported.result, student_report)
+    story = Story(
+        student=student_report | {"device": "cpu", "device_hours": 0.05, "energy_joules": 7.2e6},
+        adapted={"num_steps": 10, "device": "cpu", "device_hours": 0.025},
+        corpus={
+            "num_documents": {"train": 900, "heldout": 100},
+            "num_characters": {"train": 50_000},
+            "dropped": {"too_short": 7, "no_prose": 3},
+        },
+        teacher="a/teacher",
+        teacher_on_hub="a/teacher",
+        sources=(Source("wiki", "CC BY-SA 4.0", "wikimedia/wikipedia"),),
+        licence="apache-2.0",
+    )
+    card = model_card("small", config, exported.result, story)
     assert "2 layers of width 32, 4 heads, 300 tokens" in card
-    assert "layers 0, 2, 5 of the teacher (counted from 0) in 100 steps on 204,800 tokens" in card
+    assert "layers 0, 2, 5 of a/teacher (counted from 0) in 100 steps on 204,800 tokens" in card
     assert "Loss: ce 5, mlm 2, cos 1; temperature 2" in card
     assert "| divergence from the teacher, nats per token | 2.5000 | 1.2500 |" in card
+    assert "10 of the documents read were dropped" in card
+    assert "- wiki: CC BY-SA 4.0" in card
+    assert "| teacher, adapted | cpu | 0.025 | not measured |" in card
+    assert "| student | cpu | 0.05 | 2 kWh |" in card
+    about = yaml.safe_load(card.split("---\n")[1])
+    assert about["license"] == "apache-2.0"
+    assert about["base_model"] == "a/teacher"
+    assert about["datasets"] == ["wikimedia/wikipedia"]
+    assert about["pipeline_tag"] == "fill-mask"
 
 
 def test_a_card_without_a_training_report_has_no_training_part(exported: SimpleNamespace):

@@ -6,9 +6,9 @@ import pytest
 import yaml
 from registry_world import SHARDS_MD5, dvc_lock, md5
 
+from stages import lineage
 from stages.errors import DataError
-from stages.registry import lineage
-from stages.registry.lineage import git_state, lineage_of, trace
+from stages.lineage import git_state, lineage_of, trace
 
 
 def traced(change=None, student="distilbert"):

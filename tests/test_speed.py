@@ -9,13 +9,12 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
 from stages.errors import DataError
-from stages.evaluation.speed import (
-    measure_speed,
-    open_encoder,
-    percentiles,
-    speedup,
-)
 from stages.params import SpeedTest
+from stages.speed.memory import peak_growth
+from stages.speed.published import compare
+from stages.speed.runners import open_encoder
+from stages.speed.speed import INT8, TORCH, measure_speed, table
+from stages.speed.timing import percentiles, speedup, time_batches
 from stages.students.flops import encoder_gflops
 
 
@@ -76,9 +75,15 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"teacher": root / "teacher", "small": root / "small"}
 
 
-def test_the_report_holds_every_model_and_a_ratio_for_every_student(folders: dict[str, Path]):
-    settings = SpeedTest(batch_sizes=[1, 2], sequence_length=16, num_rounds=2)
-    report = measure_speed(folders, settings)
+@pytest.fixture(scope="module")
+def report(folders: dict[str, Path]) -> dict:
+    settings = SpeedTest(batch_sizes=[1, 2], sequence_lengths=[16, 8], num_rounds=2)
+    return measure_speed(folders, ["small"], settings)
+
+
+def test_the_report_holds_every_model_and_a_ratio_for_every_student(
+    folders: dict[str, Path], report: dict
+):
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert set(report["models"]) == {"teacher", "small"}
     assert set(report["ratios"]) == {"small"}
@@ -98,6 +103,27 @@ def test_the_report_holds_every_model_and_a_ratio_for_every_student(folders: dic
     assert set(report["ratios"]["small"]["speedup"]) == {"1", "2"}
 
 
+def test_every_runtime_is_beside_the_teacher_in_pytorch(report: dict):
+    found = {(r["model"], r["runtime"]): r for r in report["runtimes"]}
+    assert list(found) == [
+        ("teacher", "PyTorch"),
+        ("small", "PyTorch"),
+        ("small", "ONNX fp32"),
+        ("small", "ONNX INT8"),
+    ]
+    shapes = [(1, 16), (2, 16), (1, 8), (2, 8)]
+    for runtime in found.values():
+        assert [(cell["batch"], cell["length"]) for cell in runtime["cells"]] == shapes
+    for cell in found["teacher", TORCH]["cells"]:
+        assert cell["speedup"] == 1.0
+    for cell in found["small", INT8]["cells"]:
+        median = cell["latency_ms"]["p50"] / 1000
+        assert cell["sequences_per_second"] == pytest.approx(cell["batch"] / median, rel=0.02)
+    ratio = report["ratios"]["small"]["speedup"]["1"]
+    assert found["small", TORCH]["cells"][0]["speedup"] == ratio
+    assert len(table(report)) == 1 + 4
+
+
 def test_what_is_timed_has_no_head(folders: dict[str, Path]):
     assert type(open_encoder(folders["small"])).__name__ == "DistilBertModel"
 
@@ -105,3 +131,56 @@ def test_what_is_timed_has_no_head(folders: dict[str, Path]):
 def test_a_missing_model_is_named_with_the_stage_that_makes_it(tmp_path: Path):
     with pytest.raises(DataError, match=r"nobody/model.safetensors does not exist; run: dvc repro"):
         open_encoder(tmp_path / "nobody")
+
+
+def test_models_take_turns_and_another_begins_each_round():
+    calls: list[str] = []
+    runners = {name: lambda ids, mask, name=name: calls.append(name) for name in "ab"}
+    seconds, joules = time_batches(runners, batch=4, length=8, num_rounds=3, meter=None)
+    # One round before those that count; a batch of four is a turn of one pass.
+    assert "".join(calls) in ("abbaabba", "baabbaab")
+    assert {name: found.shape for name, found in seconds.items()} == {"a": (3, 1), "b": (3, 1)}
+    assert joules == {"a": None, "b": None}
+
+
+def test_one_pass_reads_every_text_once_and_compares_with_the_first():
+    read: dict[str, list[int]] = {"teacher": [], "small": []}
+
+    def reader(name: str):
+        def run(ids: np.ndarray, mask: np.ndarray) -> None:
+            assert mask.all()
+            read[name].append(ids.shape[1])
+
+        return run
+
+    rows = [np.zeros((1, length), dtype=np.int64) for length in (*range(1, 41),)]
+    found = compare({name: reader(name) for name in read}, rows)
+    # The first text once more, untimed.
+    assert read["teacher"] == read["small"] == [1, *range(1, 41)]
+    assert found["num_texts"] == 40
+    assert found["mean_length"] == 20.5
+    assert found["speedup"]["teacher"] == 1.0
+
+
+def test_memory_is_what_was_taken_and_not_what_was_there():
+    held, megabytes = peak_growth(lambda: np.ones(40_000_000, dtype=np.uint8))
+    assert held.nbytes == 40_000_000
+    if megabytes is None:
+        pytest.skip("this system does not tell its peak of memory")
+    assert 38 < megabytes < 60
+    _, later = peak_growth(lambda: np.ones(1000, dtype=np.uint8))
+    assert later is not None
+    assert later < 10
+
+
+def test_energy_is_of_one_sequence():
+    class Counter:
+        used = 0.0
+
+        def joules(self) -> float:
+            self.used += 6.0
+            return self.used
+
+    # A turn of one pass over four sequences lies between two readings, 6 J apart.
+    _, joules = time_batches({"a": lambda ids, mask: None}, 4, 8, num_rounds=3, meter=Counter())
+    assert joules == {"a": 1.5}

@@ -99,7 +99,7 @@ def settings(teacher: Path, sha256: str) -> dict[str, Any]:
         "max_train_examples": 40,
         "max_validation_examples": 30,
     }
-    chosen["evaluation"]["speed"] |= {"sequence_length": 32, "num_rounds": 3}
+    chosen["evaluation"]["speed"] |= {"sequence_lengths": [32], "num_rounds": 3}
     # A random teacher teaches nothing: the gate's mechanics are tested, not its verdict.
     chosen["gate"] = {
         "min_retention": 0.0,

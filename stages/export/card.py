@@ -1,57 +1,143 @@
-"""A model card: what the student is, what it was made from, how near its exports are."""
+"""A model card: what a model is, what it was made from and at what cost, how near its exports are.
 
+It begins with the metadata that the model hub reads.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+
+import yaml
+
+from stages.export.story import Story
 
 PARAGRAPH = "\n\n"
 
 
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """What a fine-tuned model was measured to do."""
+
+    task: str
+    title: str
+    is_derived: bool
+    num_examples: int
+    split: str
+    labels: list[str] | None
+    scores: Mapping[str, float]
+    """By artefact, 0 to 100; `PyTorch` is the original's."""
+
+
 def model_card(
     name: str,
-    config: dict[str, Any],
-    export_report: dict[str, Any],
-    student_report: dict[str, Any] | None,
+    config: Mapping[str, Any],
+    report: Mapping[str, Any],
+    story: Story | None = None,
+    result: TaskResult | None = None,
 ) -> str:
-    """Return the README of an exported student.
+    """Return the README of an exported model.
 
     Args:
-        name: the student's.
-        config: its config.json.
-        export_report: reports/export/<name>.json, for sizes and parity.
-        student_report: reports/students/<name>.json; without it the card has no training part.
+        name: The model's.
+        config: Its config.json.
+        report: Its export report, for sizes and parity.
+        story: What made it; without it the card has no part about training and data.
+        result: For a fine-tuned model, its task and scores.
     """
     parts = [
-        "---\nlibrary_name: transformers\npipeline_tag: fill-mask\n---",
+        f"---\n{_metadata(name, story, result)}---",
         f"# {name}",
-        _what_it_is(config),
-        *(_how_it_was_made(student_report) if student_report else []),
-        *_files(export_report),
-        *_limits(),
+        _what_it_is(config, result),
+        *_use(result),
+        *(_scores(result) if result else []),
+        *(_training(story) if story else []),
+        *(_data(story) if story else []),
+        *(_cost(story) if story else []),
+        *_files(report, result),
+        *_limits(result),
     ]
     return PARAGRAPH.join(parts) + "\n"
 
 
-def _what_it_is(config: dict[str, Any]) -> str:
-    # DistilBERT has names of its own for what every other configuration calls alike.
+def _metadata(name: str, story: Story | None, result: TaskResult | None) -> str:
+    """Return the hub's YAML front matter, with what is known and nothing else."""
+    about: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-classification" if result else "fill-mask",
+        "language": ["en"],
+        "tags": ["distillation", "onnx", "int8"],
+    }
+    if story:
+        datasets = [source.dataset for source in story.sources if source.dataset]
+        about |= {"license": story.licence} if story.licence else {}
+        about |= {"base_model": story.teacher_on_hub} if story.teacher_on_hub else {}
+        about |= {"datasets": datasets} if datasets else {}
+    if result:
+        about["model-index"] = [
+            {
+                "name": name,
+                "results": [
+                    {
+                        "task": {"type": "text-classification"},
+                        "dataset": {"name": result.title, "type": result.task},
+                        "metrics": [{"type": "score", "value": round(result.scores["PyTorch"], 2)}],
+                    }
+                ],
+            }
+        ]
+    return str(yaml.safe_dump(about, sort_keys=False, allow_unicode=True))
+
+
+def _what_it_is(config: Mapping[str, Any], result: TaskResult | None) -> str:
     layers, width, heads = (
-        config.get(name, config.get(other))
-        for name, other in (
-            ("num_hidden_layers", "n_layers"),
-            ("hidden_size", "dim"),
-            ("num_attention_heads", "n_heads"),
+        config.get(ours, config.get(theirs))
+        for ours, theirs in (
+            ("n_layers", "num_hidden_layers"),
+            ("dim", "hidden_size"),
+            ("n_heads", "num_attention_heads"),
         )
     )
+    kind = "masked language model"
+    if result:
+        labels = ", ".join(result.labels) if result.labels else "a number"
+        kind = f"encoder fine-tuned on {result.title} ({labels})"
     return (
-        f"A distilled masked language model: {layers} layers of width {width}, {heads} heads, "
-        f"{config['vocab_size']:,} tokens, sequences of up to "
-        f"{config['max_position_embeddings']} tokens. It is a stock "
-        f"`{config['architectures'][0]}` and needs no code but transformers or ONNX Runtime."
+        f"A distilled {kind}: {layers} layers of width {width}, {heads} heads, "
+        f"{config['vocab_size']:,} tokens, sequences of up to {config['max_position_embeddings']} "
+        f"tokens. It is a stock `{config['architectures'][0]}` and needs no code but transformers "
+        "or ONNX Runtime."
     )
 
 
-def _how_it_was_made(report: dict[str, Any]) -> list[str]:
+def _use(result: TaskResult | None) -> list[str]:
+    pipeline = "text-classification" if result else "fill-mask"
+    text = "A text of your own." if result else "Returns the [MASK] of the array."
+    return [
+        "## Use",
+        "```python\nfrom transformers import pipeline\n\n"
+        f'answer = pipeline("{pipeline}", model="path/to/this/folder")("{text}")\n```',
+    ]
+
+
+def _scores(result: TaskResult) -> list[str]:
+    rows = [f"| {artefact} | {score:.2f} |" for artefact, score in result.scores.items()]
+    lines = ["| files | score |", "|---|---:|", *rows]
+    made = " The task is made from the training corpus; it is not GLUE." * result.is_derived
+    return [
+        "## Scores",
+        f"{result.title}, split {result.split}, {result.num_examples:,} examples; 100 times the "
+        f"mean of the task's metrics.{made}",
+        "\n".join(lines),
+    ]
+
+
+def _training(story: Story) -> list[str]:
+    report = story.student
     weights = ", ".join(f"{term} {weight:g}" for term, weight in report["weights"].items())
     layers = ", ".join(str(layer) for layer in report["teacher_layers"])
-    start = f"Made from layers {layers} of the teacher (counted from 0)" if layers else "Trained"
+    start = f"Made from layers {layers} of {story.teacher} (counted from 0)"
+    if not layers:
+        start = f"Trained with {story.teacher} as its teacher"
     soft = ""
     if "ce" in report["weights"]:
         soft = (
@@ -70,33 +156,81 @@ def _how_it_was_made(report: dict[str, Any]) -> list[str]:
     table = ["| on held-out text | before | after |", "|---|---:|---:|", *rows]
     return [
         "## Training",
-        f"{start} in {report['num_steps']:,} "
-        f"steps on {report['num_tokens']:,} tokens. Loss: {weights}{soft}. "
-        f"{report['num_parameters']:,} parameters.",
+        f"{start} in {report['num_steps']:,} steps on {report['num_tokens']:,} tokens. Loss: "
+        f"{weights}{soft}. {report['num_parameters']:,} parameters.",
         "\n".join(table),
     ]
 
 
-def _files(report: dict[str, Any]) -> list[str]:
+def _data(story: Story) -> list[str]:
+    counted = story.corpus
+    dropped = sum(counted["dropped"].values())
+    sources = [f"- {source.name}: {source.licence}" for source in story.sources]
+    return [
+        "## Data",
+        f"{counted['num_documents']['train']:,} documents, "
+        f"{counted['num_characters']['train']:,} characters of training text; "
+        f"{counted['num_documents']['heldout']:,} documents are held out. {dropped:,} of the "
+        "documents read were dropped, each with a reason. The text is not part of this model's "
+        "files:",
+        "\n".join(sources),
+    ]
+
+
+def _cost(story: Story) -> list[str]:
+    rows = [
+        _cost_row(what, report)
+        for what, report in {"teacher, adapted": story.adapted, "student": story.student}.items()
+        if report["num_steps"]
+    ]
+    return [
+        "## Cost",
+        "\n".join(["| training | device | device-hours | energy |", "|---|---|---:|---:|", *rows]),
+    ]
+
+
+def _cost_row(what: str, report: Mapping[str, Any]) -> str:
+    joules = report.get("energy_joules")
+    energy = "not measured" if joules is None else f"{joules / 3.6e6:.3g} kWh"
+    return f"| {what} | {report['device']} | {report['device_hours']:.3g} | {energy} |"
+
+
+def _files(report: Mapping[str, Any], result: TaskResult | None) -> list[str]:
     rows = [
         f"| {file} | {entry['megabytes']:.1f} MB |"
         for file, entry in sorted(report["files"].items())
     ]
     fp32, int8 = report["fp32"], report["int8"]
+    unit, text = ("texts", "the task's texts") if result else ("tokens", "held-out text, masked")
+    same = ""
+    if fp32["agreement"] is not None:
+        same = (
+            f" and has the same first choice on {fp32['agreement']:.2%} of {unit}; INT8 has it on "
+            f"{int8['agreement']:.2%}, {int8['divergence']:.2g} nats away"
+        )
     return [
         "## Files",
         "\n".join(["| file | size |", "|---|---:|", *rows]),
-        "The ONNX graphs take `input_ids` and `attention_mask` (int64, batch x sequence) and give "
-        "`logits`. Measured against PyTorch on held-out text, with tokens masked: fp32 differs by "
-        f"{fp32['max_logit_difference']:.1e} at most and has the same first choice on "
-        f"{fp32['agreement']:.2%} of tokens; INT8 has it on {int8['agreement']:.2%}.",
+        "The ONNX graphs take `input_ids` and `attention_mask` (int64, batch x sequence"
+        f"{_types(report)}) and give `logits`. Measured against PyTorch on {text}: fp32 differs by "
+        f"{fp32['max_logit_difference']:.1e} at most{same}.",
     ]
 
 
-def _limits() -> list[str]:
+def _types(report: Mapping[str, Any]) -> str:
+    return "; `token_type_ids` too" if "token_type_ids" in report.get("inputs", ()) else ""
+
+
+def _limits(result: TaskResult | None) -> list[str]:
+    own = (
+        "It answers its task and nothing else."
+        if result
+        else ("It restores masked words; for a task of your own it must be fine-tuned.")
+    )
     return [
         "## Limits",
-        "It knows what its teacher and its corpus hold, their mistakes and leanings included. For "
-        "a task of your own it must be fine-tuned; INT8 is faster and smaller, and its first "
-        "choice differs now and then: measure on your own text.",
+        f"{own} It reads English. It knows what its teacher and its corpus hold, their mistakes "
+        "and leanings included, and was not examined for bias.",
+        "INT8 is smaller and faster, and its first choice differs now and then: measure on your "
+        "own text, and on the kind of processor that will serve.",
     ]

@@ -4,11 +4,13 @@ Reads models/students/<name> and the held-out shards. Writes the report first; t
 models/export/<name> appears only if the parity is within the bounds of `export` in params.yaml.
 
 Run: python -m stages.export.export --student models/students/distilbert --shards data/shards \
-         --out models/export/distilbert --report reports/export/distilbert.json
+         --reports reports --out models/export/distilbert --report reports/export/distilbert.json
 """
 
 import argparse
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,12 @@ from stages.command import log, parser_for, run
 from stages.corpus.reading import open_split
 from stages.errors import DataError
 from stages.export.card import model_card
-from stages.export.graph import write_fp32, write_int8
-from stages.export.parity import Batch, as_report, check, heldout_batches, measure
+from stages.export.graph import INPUTS, Feeds, inputs_of, write_fp32
+from stages.export.parity import as_report, check, heldout_batches, masked_rows, measure
+from stages.export.quantise import write_int8
+from stages.export.story import Story, read_story
 from stages.files import atomic_output, read_json, sha256_of, write_json
+from stages.params.release import Int8
 
 REQUIRED = ("model.safetensors", "config.json", "tokenizer.json")
 OPTIONAL = ("tokenizer_config.json", "vocab.txt")
@@ -31,13 +36,21 @@ ONNX = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
 CARD = "README.md"
 
 
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """What a student is exported with: texts to calibrate with, and texts to compare on."""
+
+    calibration: Sequence[Feeds]
+    parity: Sequence[Feeds]
+
+
 def export(
     student: Path,
-    batches: list[Batch],
+    texts: Texts,
     settings: params.Export,
     out: Path,
     report: Path,
-    student_report: Path | None = None,
+    story: Story | None = None,
 ) -> dict[str, Any]:
     """Export one student and return its report.
 
@@ -49,29 +62,38 @@ def export(
     name = out.name
     with atomic_output(out) as folder:
         folder.mkdir()
-        copied = _copy(student, folder)
+        copied = copy_model(student, folder)
         model = _open(folder)
-        log.info("%s: ONNX fp32", name)
-        write_fp32(model, folder / ONNX["fp32"])
-        log.info("%s: ONNX INT8", name)
-        write_int8(folder / ONNX["fp32"], folder / ONNX["int8"])
-        exported = {kind: folder / file for kind, file in ONNX.items()}
-        parity = measure(model, exported, batches)
+        exported = write_graphs(model, folder, settings.int8, texts.calibration)
+        parity = measure(model, exported, texts.parity)
         result: dict[str, Any] = {
             "student": name,
-            "files": {file: _describe(folder / file) for file in (*copied, *ONNX.values())},
+            "inputs": list(inputs_of(model)),
+            "files": describe(folder, [*copied, *ONNX.values()]),
             **{kind: as_report(found) for kind, found in parity.items()},
         }
-        made = read_json(student_report) if student_report else None
-        card = model_card(name, read_json(folder / "config.json"), result, made)
+        card = model_card(name, read_json(folder / "config.json"), result, story)
         (folder / CARD).write_text(card, encoding="utf-8")
-        result["files"][CARD] = _describe(folder / CARD)
+        result["files"] |= describe(folder, [CARD])
         write_json(report, result)
         check(parity, settings, report)
     return result
 
 
-def _copy(student: Path, folder: Path) -> list[str]:
+def write_graphs(
+    model: PreTrainedModel, folder: Path, settings: Int8, calibration: Sequence[Feeds]
+) -> dict[str, Path]:
+    """Write a model's graphs into a folder and return their files by precision."""
+    exported = {kind: folder / file for kind, file in ONNX.items()}
+    log.info("%s: ONNX fp32", folder.name)
+    write_fp32(model, exported["fp32"])
+    log.info("%s: ONNX INT8", folder.name)
+    write_int8(exported["fp32"], exported["int8"], settings, calibration)
+    return exported
+
+
+def copy_model(student: Path, folder: Path) -> list[str]:
+    """Copy a model's own files and return their names."""
     for file in REQUIRED:
         if not (student / file).is_file():
             raise DataError(f"{student / file} does not exist; run: dvc repro distill")
@@ -89,21 +111,39 @@ def _open(folder: Path) -> PreTrainedModel:
     return model.float().eval()
 
 
-def _describe(path: Path) -> dict[str, Any]:
-    return {"megabytes": round(path.stat().st_size / 1e6, 3), "sha256": sha256_of(path)}
+def describe(folder: Path, files: Sequence[str]) -> dict[str, Any]:
+    """Return the size and the sha256 of files of a folder, as they stand in a report."""
+    return {
+        file: {
+            "megabytes": round((folder / file).stat().st_size / 1e6, 3),
+            "sha256": sha256_of(folder / file),
+        }
+        for file in files
+    }
+
+
+def texts_of(shards: Path, settings: Int8) -> Texts:
+    """Return training text to calibrate with, where that is asked for, and held-out text."""
+    calibration: list[Feeds] = []
+    if settings.activations == "calibrated":
+        rows = masked_rows(open_split(shards, "train"), settings.calibration_rows)
+        calibration = [
+            {name: values[i : i + 1] for name, values in rows.items()}
+            for i in range(len(rows[INPUTS[0]]))
+        ]
+    return Texts(calibration, heldout_batches(open_split(shards, "heldout")))
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Export one student and report how near the exports are."""
-    settings = params.load().export
-    batches = heldout_batches(open_split(arguments.shards, "heldout"))
+    """Export one student of params.yaml."""
+    settings = params.load()
     result = export(
         arguments.student,
-        batches,
-        settings,
+        texts_of(arguments.shards, settings.export.int8),
+        settings.export,
         arguments.out,
         arguments.report,
-        arguments.student_report,
+        read_story(arguments.reports, arguments.out.name, settings) if arguments.reports else None,
     )
     log.info(
         "%s: fp32 within %.1e, INT8 agrees on %.1f %% of tokens -> %s",
@@ -117,9 +157,9 @@ def main(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = parser_for(__doc__, ["student", "shards", "out", "report"])
     parser.add_argument(
-        "--student-report",
+        "--reports",
         type=Path,
         metavar="PATH",
-        help="reports/students/<name>.json, for the training part of the model card",
+        help="the folder of all reports, for the model card's parts on training, data and cost",
     )
     run(main, parser)

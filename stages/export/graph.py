@@ -1,7 +1,9 @@
-"""A masked-language model as ONNX: one file of fp32, and one of INT8 made from it.
+"""A model as an ONNX graph in fp32, in one file with its weights.
 
-Both take input_ids and attention_mask (int64, batch x sequence, both of any size) and give logits
-(batch x sequence x vocabulary). Neither has weights in a second file.
+It takes input_ids and attention_mask (int64, batch x sequence, both of any size), classifiers that
+know token types those as well. A masked language model gives logits (batch x sequence x
+vocabulary), a classifier logits (batch x labels), an encoder its last hidden states (batch x
+sequence x width).
 """
 
 import contextlib
@@ -11,43 +13,64 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
-from onnx import numpy_helper
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-INPUTS, OUTPUT = ("input_ids", "attention_mask"), "logits"
+INPUTS = ("input_ids", "attention_mask")
+INPUTS_OF_PAIRS = (*INPUTS, "token_type_ids")
+LOGITS, HIDDEN = "logits", "last_hidden_state"
+Feeds = dict[str, NDArray[np.int64]]
+"""What a graph is given: every input's values, batch x sequence, by its name."""
 
 
-class LogitsOnly(nn.Module):
-    """A model whose output is its logits and nothing else, as a graph needs it."""
+class OneOutput(nn.Module):
+    """A model whose output is a tensor and nothing else, as a graph needs it."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.output = model, output_of(model)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return the logits, B x S x V."""
-        logits: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
-        return logits
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        """Return the model's output."""
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        found = self.model(input_ids=input_ids, attention_mask=attention_mask, **types)
+        tensor: Tensor = found[self.output]
+        return tensor
+
+
+def inputs_of(model: PreTrainedModel) -> tuple[str, ...]:
+    """Return the names of a graph's inputs, in order."""
+    classifies = type(model).__name__.endswith("ForSequenceClassification")
+    if classifies and getattr(model.config, "type_vocab_size", 0) > 1:
+        return INPUTS_OF_PAIRS
+    return INPUTS
+
+
+def output_of(model: PreTrainedModel) -> str:
+    """Return the name of a graph's output: logits, or an encoder's hidden states."""
+    return HIDDEN if type(model) is type(model.base_model) else LOGITS
 
 
 def write_fp32(model: PreTrainedModel, path: Path) -> None:
     """Write the model's ONNX graph; its results are PyTorch's, up to the order of sums."""
     # Evaluation mode is the wrapper's own: the exporter looks at what it is given.
-    wrapper = LogitsOnly(model).eval()
+    wrapper = OneOutput(model).eval()
     # Neither dimension is 1 here, or the exporter would take it for a constant.
     example = torch.ones((2, 8), dtype=torch.int64)
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence", max=_max_length(model))}
-    with _quiet():
+    names = inputs_of(model)
+    with quiet():
         program = torch.onnx.export(
             wrapper,
-            (example, example.clone()),
+            tuple(example.clone() for _ in names),
             dynamo=True,
-            input_names=list(INPUTS),
-            output_names=[OUTPUT],
-            dynamic_shapes=dict.fromkeys(INPUTS, axes),
+            input_names=list(names),
+            output_names=[wrapper.output],
+            dynamic_shapes=dict.fromkeys(names, axes),
             external_data=False,
             verbose=False,
         )
@@ -55,42 +78,12 @@ def write_fp32(model: PreTrainedModel, path: Path) -> None:
     program.save(path, external_data=False)
 
 
-def write_int8(fp32: Path, path: Path) -> None:
-    """Quantise the weights of an ONNX file to INT8; activations are quantised as they come."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    graph = onnx.load(fp32)
-    _store_transposed(graph.graph)
-    # The exporter's own shapes would contradict those of the quantised nodes.
-    del graph.graph.value_info[:]
-    with _quiet():
-        quantize_dynamic(graph, path, weight_type=QuantType.QInt8, per_channel=True)
-
-
-def _store_transposed(graph: onnx.GraphProto) -> None:
-    """Replace transposed weights by weights that are stored transposed.
-
-    The vocabulary projection shares its weight with the embedding and transposes it at run time,
-    so the quantiser would leave it in fp32: two thirds of a small student's work.
-    """
-    weights = {weight.name: weight for weight in graph.initializer}
-    for node in list(graph.node):
-        if node.op_type != "Transpose" or node.input[0] not in weights:
-            continue
-        order = next((list(a.ints) for a in node.attribute if a.name == "perm"), None)
-        values = np.transpose(numpy_helper.to_array(weights[node.input[0]]), order)
-        graph.initializer.append(
-            numpy_helper.from_array(np.ascontiguousarray(values), node.output[0])
-        )
-        graph.node.remove(node)
-
-
 def _max_length(model: PreTrainedModel) -> int:
     return int(model.config.max_position_embeddings)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the exporters' notes about libraries that are not installed out of the log."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "root")]
     levels = [logger.level for logger in loggers]

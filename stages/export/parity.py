@@ -1,5 +1,6 @@
-"""Does the exported model answer as the PyTorch one? Measured on held-out text, at many shapes."""
+"""Does the exported model answer as the PyTorch one? Measured at many shapes, padding included."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,12 +13,10 @@ from transformers import PreTrainedModel
 
 from stages.corpus.reading import Sequences
 from stages.errors import DistilleryError
-from stages.export.graph import INPUTS, OUTPUT
+from stages.export.graph import INPUTS, LOGITS, Feeds
 from stages.params import Export
 
-Ids = NDArray[np.int64]
-Batch = tuple[Ids, Ids]
-"""input_ids and attention_mask, both batch x sequence."""
+Logits = NDArray[np.float32]
 
 ROWS_PER_BATCH = 4
 NUM_ROWS = 32
@@ -30,62 +29,103 @@ class ParityError(DistilleryError):
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """How far an exported model is from the original, over real tokens only."""
+    """How far an exported model is from the original, over real tokens or whole texts."""
 
     max_logit_difference: float
-    agreement: float
-    """Share of tokens with the same first choice."""
+    agreement: float | None
+    """Share of tokens, or texts, with the same first choice; None where there is no choice."""
+    divergence: float | None
+    """Nats from the original's distribution, the mean over tokens or texts."""
 
 
-def heldout_batches(heldout: Sequences) -> list[Batch]:
+def heldout_batches(heldout: Sequences) -> list[Feeds]:
     """Return held-out text in several shapes: whole rows, padded cuts, one token alone.
 
     Every seventh token is masked, because restoring masked tokens is what the model is for, and
     agreeing on a token that can be read is easy.
     """
-    rows = heldout.rows(np.arange(min(NUM_ROWS, heldout.num_sequences)))
-    real = rows != heldout.special.pad
-    masked = np.where(real, rows, heldout.special.pad)
-    chosen = masked[:, MASK_EVERY // 2 :: MASK_EVERY]
-    chosen[chosen != heldout.special.pad] = heldout.special.mask
+    whole = masked_rows(heldout, NUM_ROWS)
+    ids, real = whole[INPUTS[0]], whole[INPUTS[1]]
     batches = [
-        (masked[start : start + ROWS_PER_BATCH], real[start : start + ROWS_PER_BATCH])
-        for start in range(0, len(rows), ROWS_PER_BATCH)
+        feeds(ids[start : start + ROWS_PER_BATCH], real[start : start + ROWS_PER_BATCH])
+        for start in range(0, len(ids), ROWS_PER_BATCH)
     ]
-    batches += [(masked[:1], real[:1]), (masked[:1, :1], real[:1, :1])]
+    batches += [feeds(ids[:1], real[:1]), feeds(ids[:1, :1], real[:1, :1])]
     # Three rows cut at 17, 9 and 3 tokens; the shorter ones are padded.
-    width = min(17, rows.shape[1])
-    cut = (np.arange(width) < np.array([[width], [9], [3]]))[: len(rows)]
-    short, mask = masked[:3, :width], real[:3, :width] & cut
-    batches.append((np.where(mask, short, heldout.special.pad), mask))
-    return [(ids.astype(np.int64), mask.astype(np.int64)) for ids, mask in batches]
+    width = min(17, ids.shape[1])
+    cut = (np.arange(width) < np.array([[width], [9], [3]]))[: len(ids)]
+    mask = real[:3, :width] * cut
+    batches.append(feeds(np.where(mask == 1, ids[:3, :width], heldout.special.pad), mask))
+    return batches
+
+
+def masked_rows(split: Sequences, num_rows: int) -> Feeds:
+    """Return the first rows of a split, with every seventh token masked."""
+    rows = split.rows(np.arange(min(num_rows, split.num_sequences))).astype(np.int64)
+    real = rows != split.special.pad
+    chosen = rows[:, MASK_EVERY // 2 :: MASK_EVERY]
+    chosen[chosen != split.special.pad] = split.special.mask
+    return feeds(rows, real)
+
+
+def feeds(ids: NDArray[np.int64], mask: NDArray[np.generic]) -> Feeds:
+    """Return a graph's two inputs."""
+    return dict(zip(INPUTS, (ids, mask.astype(np.int64)), strict=True))
 
 
 def measure(
-    model: PreTrainedModel, exported: dict[str, Path], batches: list[Batch]
+    model: PreTrainedModel, exported: dict[str, Path], batches: Sequence[Feeds]
 ) -> dict[str, Parity]:
-    """Return the parity of every exported file with the model."""
-    sessions = {name: open_session(path) for name, path in exported.items()}
-    differences = dict.fromkeys(exported, 0.0)
-    agreed, num_tokens = dict.fromkeys(exported, 0), 0
+    """Return the parity of every exported file with the model, one batch in memory at a time."""
     model.eval()
-    for ids, mask in tqdm(batches, desc="parity", unit="batch"):
-        real = mask.astype(bool)
-        expected = _torch_logits(model, ids, mask)[real]
-        choice = expected.argmax(-1)
-        num_tokens += len(choice)
+    sessions = {name: open_session(path) for name, path in exported.items()}
+    tallies = {name: Tally() for name in exported}
+    for batch in tqdm(batches, desc="parity", unit="batch"):
+        expected = torch_logits(model, batch)
         for name, session in sessions.items():
-            inputs = dict(zip(INPUTS, (ids, mask), strict=True))
-            found = session.run([OUTPUT], inputs)[0][real]
-            difference = float(np.abs(found - expected).max())
-            differences[name] = max(differences[name], difference)
-            agreed[name] += int((found.argmax(-1) == choice).sum())
-    return {name: Parity(differences[name], agreed[name] / num_tokens) for name in exported}
+            tallies[name].add(expected, onnx_logits(session, batch))
+    return {name: tally.parity() for name, tally in tallies.items()}
 
 
-def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """Open an ONNX file on the CPU, where the reports' numbers are taken."""
+def torch_logits(model: PreTrainedModel, batch: Feeds) -> Logits:
+    """Return PyTorch's logits, a row per real token, or per text where the model classifies."""
+    with torch.inference_mode():
+        inputs = {name: torch.from_numpy(values) for name, values in batch.items()}
+        return _rows(model(**inputs).logits.numpy(), batch)
+
+
+def onnx_logits(session: onnxruntime.InferenceSession, batch: Feeds) -> Logits:
+    """Return a graph's logits in the same form."""
+    return _rows(session.run([LOGITS], batch)[0], batch)
+
+
+class Tally:
+    """Counts how far logits are from those of the original."""
+
+    def __init__(self) -> None:
+        self.difference, self.nats, self.num_agreed, self.num_rows = 0.0, 0.0, 0, 0
+        self.num_choices = 0
+
+    def add(self, expected: Logits, found: Logits) -> None:
+        """Count some rows."""
+        # numpy's maximum keeps a NaN, Python's may not.
+        self.difference = float(np.maximum(self.difference, np.abs(found - expected).max()))
+        self.num_agreed += int((found.argmax(-1) == expected.argmax(-1)).sum())
+        self.nats += float(_divergence(expected, found).sum())
+        self.num_rows += len(expected)
+        self.num_choices = expected.shape[-1]
+
+    def parity(self) -> Parity:
+        """Return what was counted; a regression has one output and nothing to choose."""
+        if self.num_choices == 1:
+            return Parity(self.difference, None, None)
+        return Parity(self.difference, self.num_agreed / self.num_rows, self.nats / self.num_rows)
+
+
+def open_session(path: Path, num_threads: int = 0) -> onnxruntime.InferenceSession:
+    """Open an ONNX file on the CPU, where the reports' numbers are taken; 0 threads: all."""
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
@@ -105,25 +145,38 @@ def check(parity: dict[str, Parity], settings: Export, report: Path) -> None:
             f"export.max_logit_difference allows {settings.max_logit_difference:g}"
         )
     agreement = parity["int8"].agreement
-    if not agreement >= settings.min_int8_agreement:
+    if agreement is not None and not agreement >= settings.min_int8_agreement:
         faults.append(
             f"model.int8.onnx: has PyTorch's first choice on {agreement:.2%} of tokens, and "
             f"export.min_int8_agreement wants {settings.min_int8_agreement:.2%}"
         )
+    refuse(faults, report)
+
+
+def refuse(faults: Sequence[str], report: Path) -> None:
+    """Raise a ParityError of these faults, if there are any."""
     if faults:
         raise ParityError(
             "\n".join([*faults, f"nothing was exported; the numbers are in {report}"])
         )
 
 
-def as_report(parity: Parity) -> dict[str, float]:
+def as_report(parity: Parity) -> dict[str, float | None]:
     """Return a parity as it stands in the report."""
     return asdict(parity)
 
 
-def _torch_logits(model: PreTrainedModel, ids: Ids, mask: Ids) -> NDArray[np.float32]:
-    with torch.inference_mode():
-        logits = model(
-            input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)
-        ).logits
-    return logits.numpy()
+def _rows(logits: Logits, batch: Feeds) -> Logits:
+    return logits[batch[INPUTS[1]] == 1] if logits.ndim == 3 else logits
+
+
+def _divergence(expected: Logits, found: Logits) -> NDArray[np.float64]:
+    p, q = _log_softmax(expected), _log_softmax(found)
+    nats: NDArray[np.float64] = (np.exp(p) * (p - q)).sum(-1)
+    return nats
+
+
+def _log_softmax(logits: Logits) -> NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    scores: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return scores

@@ -62,11 +62,16 @@ class FineTune(Settings):
 
 
 class SpeedTest(Settings):
-    """How models are timed: interleaved in one process, batch 1 and a larger batch, on the CPU."""
+    """How models are timed: in turns in one process, on the CPU.
+
+    The gate, the summary and the page's headline take the first batch size and the first length.
+    """
 
     batch_sizes: list[Positive] = Field(min_length=1)
-    sequence_length: int = Field(default=128, ge=8, le=512)
+    sequence_lengths: list[Annotated[int, Field(ge=8, le=512)]] = Field(default=[128], min_length=1)
     num_rounds: Positive = 10
+    published_pass: bool = False
+    """Whether one pass over STS-B's validation set is timed too, as in DistilBERT's paper."""
 
 
 class Evaluation(Settings):

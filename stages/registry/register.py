@@ -18,7 +18,7 @@ from stages import params
 from stages.command import log, parser_for, run
 from stages.errors import DataError
 from stages.files import read_json, sha256_of_tree, write_json
-from stages.registry.lineage import CORPUS, GitState, Lineage, git_state, lineage_of
+from stages.lineage import CORPUS, GitState, Lineage, git_state, lineage_of
 from stages.registry.record import curve_points, deciding_params, report_metrics
 from stages.registry.upload import logged_model
 from stages.registry.versions import (

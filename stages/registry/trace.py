@@ -17,7 +17,7 @@ from typing import Any
 from stages import params
 from stages.command import log, parser_for, run
 from stages.errors import DataError, DistilleryError
-from stages.registry.lineage import CORPUS, lineage_of
+from stages.lineage import CORPUS, lineage_of
 from stages.registry.versions import Version, aliases, get_version, is_registered
 from stages.tracking.store import Store, open_store
 

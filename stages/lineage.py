@@ -9,6 +9,7 @@ seconds, so their contents are left out; the stages that write them are followed
 import re
 import subprocess
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -48,6 +49,27 @@ class GitState:
 
     commit: str | None
     is_dirty: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a page or a record says of where its numbers are from."""
+
+    git: GitState
+    lineages: dict[str, Lineage]
+    """By student; those that DVC has not recorded are not in it."""
+
+
+def origin_of(students: Iterable[str], path: Path = LOCK) -> Origin:
+    """Return the commit and the lineages of the students that dvc.lock knows."""
+    found = {}
+    for student in students:
+        try:
+            found[student] = trace(_read(path), student, path)
+        except DataError:
+            # A stage that was run by hand is in no lock file.
+            continue
+    return Origin(git_state(), found)
 
 
 def lineage_of(student: str, path: Path = LOCK) -> Lineage:
