@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from report_world import STUDENTS, TASKS, put, write_reports
 
+from stages.lineage import GitState, Lineage, Origin
 from stages.report import published, report
 from stages.report.page import Links, render
 from stages.report.pictures import Point, front, smoothed, swarm, thin
@@ -19,6 +20,8 @@ from stages.report.svg import Scale, tag
 from stages.report.wording import DASH, count, duration, fixed, percent, plain, spread
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
+LINEAGE = Lineage("distilbert", "0123456789abcdef", "d" * 32 + ".dir", (), {})
+ORIGIN = Origin(GitState("c" * 40, is_dirty=True), {"distilbert": LINEAGE})
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -30,6 +33,7 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.data: dict[str, tuple[float, str]] = {}
+        self.files: dict[tuple[str, str], float] = {}
         self._value: tuple[str, float] | None = None
         self.feed(text)
         self.close()
@@ -39,7 +43,10 @@ class Page(HTMLParser):
         self.elements.append((tag, attributes))
         if tag not in VOID:
             self.open.append(tag)
-        if tag == "data":
+        if tag == "data" and "data-file" in attributes:
+            place = str(attributes["data-file"]), str(attributes["data-key"])
+            self.files[place] = float(str(attributes["value"]))
+        elif tag == "data":
             self._value = (str(attributes["data-key"]), float(str(attributes["value"])))
 
     def handle_endtag(self, tag: str) -> None:
@@ -62,7 +69,7 @@ def page_of(folder: Path) -> tuple[str, dict[str, Any]]:
     loaded = load_reports(folder, STUDENTS, TASKS, ["distilbert"])
     summary = summarise(loaded, "offline", "mlm_only")
     links = Links("summary.json", "data_docs/index.html")
-    return render(loaded, summary, "a-teacher", links), summary
+    return render(loaded, summary, "a-teacher", links, ORIGIN), summary
 
 
 def change(path: Path, **values: object) -> None:
@@ -93,6 +100,48 @@ def test_every_number_of_the_summary_is_on_the_page_as_it_is(reports: Path) -> N
     assert shown["models.distilbert.retention"][1] == percent(92.5)
 
 
+def test_numbers_of_other_reports_are_those_of_their_files(reports: Path) -> None:
+    shown = Page(page_of(reports)[0]).files
+    for (file, place), value in shown.items():
+        found = json.loads((reports / file).read_text())
+        for key in place.split("."):
+            found = found[int(key) if isinstance(found, list) else key]
+        assert found == value, f"{file} {place}"
+    # Seven numbers of each of three models in two runtimes at two shapes, and two of each file.
+    timed = [place for file, place in shown if place.startswith("runtimes.")]
+    assert len(timed) == 3 * 2 * (2 * 4 + 2)
+    assert ("export/distilbert.json", "int8.divergence") in shown
+    assert ("speed.json", "published_pass.speedup.distilbert") in shown
+
+
+def test_a_speed_report_of_pytorch_alone_has_no_section_on_runtimes(reports: Path) -> None:
+    change(reports / "speed.json", runtimes=[])
+    assert 'id="speed"' not in page_of(reports)[0]
+
+
+def test_what_was_dropped_is_shown_with_samples(reports: Path) -> None:
+    text, _ = page_of(reports)
+    assert "Samples of dropped documents" in text
+    assert "import &lt;this&gt;" in text
+    assert "not UTF-8, read as Latin-1" in text
+    change(reports / "corpus.json", examples={}, paragraph_examples={})
+    assert "Samples of dropped" not in page_of(reports)[0]
+
+
+def test_the_lineage_is_on_the_page(reports: Path) -> None:
+    text, _ = page_of(reports)
+    for part in ("c" * 40, "with changes that are not committed", LINEAGE.lineage, "d" * 32):
+        assert part in text
+
+
+def test_energy_and_attempts_are_shown_where_they_were_measured(reports: Path) -> None:
+    assert "Energy was not measured" in page_of(reports)[0]
+    change(reports / "students" / "distilbert.json", energy_joules=7200.0, num_attempts=3)
+    text, _ = page_of(reports)
+    assert "2.0\u202fWh" in text
+    assert "3 attempts" in text
+
+
 def test_the_page_loads_nothing(reports: Path) -> None:
     text, _ = page_of(reports)
     page = Page(text)
@@ -100,7 +149,12 @@ def test_the_page_loads_nothing(reports: Path) -> None:
     for name, attributes in page.elements:
         assert "src" not in attributes
         assert name == "a" or "href" not in attributes
-    assert not re.search(r"url\(|@import|https?://", text)
+    assert not re.search(r"url\(|@import", text)
+    # Two links for a person to follow, to servers of one's own machine.
+    assert re.findall(r"https?://[^\"]*", text) == [
+        "http://127.0.0.1:5000",
+        "http://127.0.0.1:4200",
+    ]
     policy = [a["content"] for n, a in page.elements if n == "meta" and "http-equiv" in a]
     assert policy == ["default-src 'none'; style-src 'unsafe-inline'"]
 

@@ -1,10 +1,11 @@
 """The page: what each section shows, and the template that lays it out (page.html.j2, page.css).
 
-A number that is also in summary.json is written as `<data value=... data-key=...>`: the exact value
-and where it stands in the file, so that the page can be read by a program and checked by a test.
+A number is written as `<data value=... data-key=...>`: the exact value and where it stands in
+summary.json, or in the report that `data-file` names, so that the page can be read by a program and
+checked by a test.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from stages.report import published, sections, wording
+from stages.lineage import Origin
+from stages.report import corpus, published, runtimes, sections, wording
 from stages.report.reading import Json, Reports
 from stages.report.svg import tag
 
@@ -28,7 +30,7 @@ class Links:
     data_docs: str
 
 
-def render(reports: Reports, summary: Json, teacher_name: str, links: Links) -> str:
+def render(reports: Reports, summary: Json, teacher_name: str, links: Links, origin: Origin) -> str:
     """Return the page; it is the same for the same reports, to the byte."""
     environment = Environment(
         loader=FileSystemLoader(HERE),
@@ -41,6 +43,8 @@ def render(reports: Reports, summary: Json, teacher_name: str, links: Links) -> 
     environment.filters.update(wording.FILTERS)
     models = sections.models(reports, summary)
     hero = sections.hero(models, reports)
+    costs = sections.costs(reports)
+    timed = runtimes.runtimes(reports, models)
     return environment.get_template("page.html.j2").render(
         reports=reports,
         summary=summary,
@@ -58,14 +62,20 @@ def render(reports: Reports, summary: Json, teacher_name: str, links: Links) -> 
         dots=sections.dots(reports, summary, models),
         scatters=sections.scatters(reports, summary, models),
         curves=sections.curves(reports, models),
-        drops=sections.drops(reports),
-        dropped_examples=sections.dropped_examples(reports),
-        costs=sections.costs(reports),
+        drops=corpus.drops(reports),
+        origin=origin,
+        runtimes=timed,
+        shapes=runtimes.shapes(reports),
+        fastest_first=runtimes.fastest_first(reports, timed),
+        beside_itself=runtimes.beside_itself(reports),
+        costs=costs,
+        has_energy=any(cost.joules is not None for cost in costs),
         published=published,
         traced=partial(traced, summary),
+        measured=partial(measured, reports.files),
         between=partial(between, summary),
         spread=wording.spread,
-        num_tokens=sections.num_tokens(reports),
+        num_tokens=corpus.num_tokens(reports),
         larger_batches=partial(sections.larger_batches, reports),
         task_size=partial(sections.num_judged, reports),
     )
@@ -73,13 +83,26 @@ def render(reports: Reports, summary: Json, teacher_name: str, links: Links) -> 
 
 def traced(summary: Mapping[str, Any], how: str, *keys: str) -> Markup | str:
     """Return a number of the summary as the page shows it, with its exact value and its place."""
-    value: Any = summary
+    return _data(_at(summary, keys), how, data_key=".".join(keys))
+
+
+def measured(files: Mapping[str, Any], file: str, how: str, *keys: str | int) -> Markup | str:
+    """Return a number of a report in the same way; None where the report has no such number."""
+    place = ".".join(str(key) for key in keys)
+    return _data(_at(files[file], keys), how, data_file=file, data_key=place)
+
+
+def _at(found: Any, keys: Sequence[str | int]) -> Any:
     for key in keys:
-        value = value[key]
+        found = found[key] if isinstance(key, int) else found.get(key)
+        if found is None:
+            return None
+    return found
+
+
+def _data(value: Any, how: str, **place: str) -> Markup | str:
     text = wording.FILTERS[how](value)
-    if not wording.is_number(value):
-        return text
-    return tag("data", text, value=repr(value), data_key=".".join(keys))
+    return tag("data", text, value=repr(value), **place) if wording.is_number(value) else text
 
 
 def between(summary: Mapping[str, Any], *keys: str) -> Markup:

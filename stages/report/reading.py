@@ -17,6 +17,8 @@ from stages.files import read_json
 
 Json = Mapping[str, Any]
 TEACHER = "teacher"
+NOT_LOSSES = {"step", "learning_rate", "tokens_per_second", "mfu", "grad_norm"}
+"""Columns of a training curve that are measured beside the losses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,25 @@ class Reports:
     def models(self) -> list[str]:
         """The models that were measured, the teacher first."""
         return list(self.finetune)
+
+    @property
+    def files(self) -> dict[str, Json]:
+        """Every report by its path below reports/."""
+        found: dict[str, Json | None] = {
+            "teacher.json": self.teacher,
+            "speed.json": self.speed,
+            "corpus.json": self.corpus,
+            "expectations.json": self.expectations,
+        }
+        for folder, group in (
+            ("students", self.students),
+            ("export", self.exports),
+            ("gate", self.gates),
+        ):
+            found |= {f"{folder}/{name}.json": report for name, report in group.items()}
+        for model, tasks in self.finetune.items():
+            found |= {f"finetune/{model}/{task}.json": report for task, report in tasks.items()}
+        return {path: report for path, report in found.items() if report is not None}
 
 
 def load_reports(
@@ -93,7 +114,7 @@ def read_curve(path: Path) -> Curve:
     """Read a training curve; columns that are not losses are left out."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    terms = [name for name in ("loss", "ce", "mlm", "cos") if rows and name in rows[0]]
+    terms = [name for name in (rows[0] if rows else ()) if name not in NOT_LOSSES]
     return Curve(
         steps=[float(row["step"]) for row in rows],
         terms={name: [_number(row[name]) for row in rows] for name in terms},

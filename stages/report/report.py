@@ -11,6 +11,7 @@ import os
 from stages import params
 from stages.command import log, parser_for, run
 from stages.files import write_json, write_text
+from stages.lineage import origin_of
 from stages.report.page import Links, render
 from stages.report.reading import load_reports
 from stages.report.summary import summarise
@@ -21,7 +22,10 @@ def main(arguments: argparse.Namespace) -> None:
     settings = params.load()
     evaluation = settings.evaluation
     reports = load_reports(
-        arguments.reports, evaluation.students, evaluation.tasks, settings.export.students
+        arguments.reports,
+        evaluation.students,
+        evaluation.tasks,
+        settings.export.students,
     )
     summary = summarise(reports, settings.profile, evaluation.baseline)
     page = arguments.out.parent
@@ -30,7 +34,9 @@ def main(arguments: argparse.Namespace) -> None:
         data_docs=os.path.relpath(arguments.reports / "data_docs" / "index.html", page),
     )
     write_json(arguments.summary, summary)
-    write_text(arguments.out, render(reports, summary, _teacher_name(settings.teacher), links))
+    origin = origin_of(settings.export.students)
+    teacher = _teacher_name(settings.teacher)
+    write_text(arguments.out, render(reports, summary, teacher, links, origin))
     log.info("%s and %s written", arguments.out, arguments.summary)
 
 

@@ -45,16 +45,6 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
-class DropExamples:
-    """A reason for drops, of documents or of paragraphs, and beginnings of the first of them."""
-
-    what: str
-    reason: str
-    number: int
-    examples: Sequence[str]
-
-
-@dataclass(frozen=True, slots=True)
 class CurvePanel:
     """One loss: the picture, and its lines for the legend."""
 
@@ -75,6 +65,8 @@ class Cost:
     device: str
     seconds: float
     device_hours: float | None
+    joules: float | None
+    num_attempts: int | None
     share: float
     """Of all the seconds on the page."""
 
@@ -191,9 +183,16 @@ def scatters(
 def curves(reports: Reports, found: Sequence[Model]) -> list[CurvePanel]:
     """Return a panel per loss with all students, and one of the teacher's own adaptation."""
     students = [model for model in found if not model.is_teacher]
+    # The terms that every reader knows come first, then those of other recipes.
+    named = [term for m in students for term in reports.students[m.name]["weights"]]
     panels = [
-        _curve_panel(reports, term, meaning, [m for m in students if _learned(reports, m, term)])
-        for term, meaning in TERMS.items()
+        _curve_panel(
+            reports,
+            term,
+            TERMS.get(term, term.replace("_", " ")),
+            [m for m in students if _learned(reports, m, term)],
+        )
+        for term in dict.fromkeys([*TERMS, *named])
     ]
     teacher = [model for model in found if model.is_teacher]
     panels.append(_curve_panel(reports, "mlm", "the teacher, adapted before", teacher))
@@ -218,32 +217,6 @@ def _curve_panel(reports: Reports, term: str, meaning: str, found: Sequence[Mode
     return CurvePanel(term, meaning, lines, picture)
 
 
-def drops(reports: Reports) -> list[Bar]:
-    """Return the reasons for which documents were dropped, the commonest first."""
-    counted = (reports.corpus or {}).get("dropped", {})
-    most = max(counted.values(), default=0)
-    return [
-        Bar(reason.replace("_", " "), "drop", number / most, f"{number:,}")
-        for reason, number in sorted(counted.items(), key=lambda item: (-item[1], item[0]))
-        if number
-    ]
-
-
-def dropped_examples(reports: Reports) -> list[DropExamples]:
-    """Return every reason for a drop with beginnings of what was dropped, documents first."""
-    report = reports.corpus or {}
-    kinds = {
-        "documents": (report.get("dropped", {}), report.get("examples", {})),
-        "paragraphs": (report.get("dropped_paragraphs", {}), report.get("paragraph_examples", {})),
-    }
-    return [
-        DropExamples(what, reason.replace("_", " "), number, examples.get(reason, []))
-        for what, (counts, examples) in kinds.items()
-        for reason, number in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-        if number
-    ]
-
-
 def costs(reports: Reports) -> list[Cost]:
     """Return what each training took, and what fine-tuning took in all."""
     adapted = {"teacher, adapted to the corpus": reports.teacher}
@@ -259,6 +232,8 @@ def costs(reports: Reports) -> list[Cost]:
             device=report["device"],
             seconds=report["seconds"],
             device_hours=report["device_hours"],
+            joules=report.get("energy_joules"),
+            num_attempts=report.get("num_attempts"),
             share=report["seconds"] / total if total else 0.0,
         )
         for name, report in trained.items()
@@ -273,16 +248,12 @@ def costs(reports: Reports) -> list[Cost]:
             device="",
             seconds=finetuning,
             device_hours=None,
+            joules=None,
+            num_attempts=None,
             share=finetuning / total if total else 0.0,
         )
     )
     return rows
-
-
-def num_tokens(reports: Reports) -> int | None:
-    """Return the tokens to learn from, where the expectations counted them."""
-    found: int | None = ((reports.expectations or {}).get("statistics") or {}).get("num_tokens")
-    return found
 
 
 def num_judged(reports: Reports, task: str) -> int:

@@ -53,6 +53,14 @@ def megabytes(value: Any) -> str:
     return f"{value:,.1f}{NARROW}MB" if is_number(value) else DASH
 
 
+def energy(joules: Any) -> str:
+    """Return an energy in watt-hours, or in kilowatt-hours where there are many."""
+    if not is_number(joules):
+        return DASH
+    hours = joules / 3600
+    return f"{hours:,.1f}{NARROW}Wh" if hours < 1000 else f"{hours / 1000:,.2f}{NARROW}kWh"
+
+
 def duration(seconds: Any) -> str:
     """Return a time in the two units that suit it."""
     if not is_number(seconds):
@@ -92,8 +100,8 @@ def plain(value: Any) -> str:
 
 def weighted(weights: dict[str, float]) -> str:
     """Return a sum of losses, without those of weight 0."""
-    used = [(weights[term], term) for term in ("ce", "mlm", "cos") if weights[term]]
-    return " + ".join(f"{plain(weight)} {term}" for weight, term in used)
+    used = [f"{plain(weight)} {words(term)}" for term, weight in weights.items() if weight]
+    return " + ".join(used) or "nothing"
 
 
 def words(name: str) -> str:
@@ -106,10 +114,12 @@ FILTERS: dict[str, Callable[..., str]] = {
     "fixed3": partial(fixed, decimals=3),
     "percent": percent,
     "fraction": fraction,
+    "fraction2": partial(fraction, decimals=2),
     "count": count,
     "times": times,
     "megabytes": megabytes,
     "duration": duration,
+    "energy": energy,
     "plain": plain,
     "weighted": weighted,
     "words": words,
