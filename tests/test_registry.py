@@ -214,7 +214,7 @@ def test_store_that_fails_stops_no_training_and_is_said_once(world, monkeypatch,
     assert "training goes on" in warning.message
 
 
-def test_short_run_and_one_that_wants_no_live_curve_never_import_mlflow(world):
+def test_short_run_and_one_that_wants_no_live_curve_never_import_mlflow():
     training = live.Training("distillation", STUDENT, "distill-x")
     with live.live_curve(training, None) as listener:
         assert listener is None
