@@ -23,6 +23,7 @@ from stages.evaluation.classifier import TaskLoss, logits_of
 from stages.evaluation.spans import span_logits
 from stages.students import unpadding
 from stages.students.heads import encode
+from stages.students.taps import Taps, look
 from stages.students.unpadding import ATTENTION, lay_out
 from stages.training.batches import micro_batches
 
@@ -114,19 +115,6 @@ def test_padded_batch_gives_every_sequence_what_it_has_alone(
     assert found.keys() == wanted.keys()
     for parameter, gradient in wanted.items():
         torch.testing.assert_close(found[parameter], gradient, rtol=1e-9, atol=1e-10)
-
-
-@ARCHITECTURES
-def test_documents_of_one_row_do_not_see_each_other(name: str) -> None:
-    model = classifier(name)
-    ids = torch.randint(5, 40, (2, 12), generator=torch.Generator().manual_seed(5))
-    documents = torch.tensor([[0] * 4 + [1] * 6 + [2] * 2, [0] * 5 + [1] * 4 + [2] * 3])
-    mask = torch.ones_like(ids)
-    mask[1, 9:] = 0
-    hidden = encode(model, ids, mask, documents_BS=documents)
-    pieces = [ids[0, :4], ids[0, 4:10], ids[0, 10:], ids[1, :5], ids[1, 5:9]]
-    expected = torch.cat([alone(model, piece) for piece in pieces])
-    torch.testing.assert_close(hidden[mask == 1], expected, rtol=0, atol=1e-10)
 
 
 @ARCHITECTURES
@@ -225,6 +213,16 @@ def test_gradient_of_a_batch_is_that_of_its_pieces(name: str) -> None:
         found.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     for whole, pieces in zip(*found, strict=True):
         torch.testing.assert_close(pieces, whole, rtol=1e-9, atol=1e-12)
+
+
+def test_a_look_at_nothing_more_than_the_last_states_pays_no_padding() -> None:
+    model, inputs = classifier("bert"), batch()
+    given = inputs["input_ids"], inputs["attention_mask"]
+    with torch.no_grad():
+        assert torch.equal(look(model, *given, Taps()).last_BSD, encode(model, *given))
+        tapped = look(model, *given, Taps(hidden=frozenset({2}))).hidden[2]
+        real = inputs["attention_mask"] == 1
+        torch.testing.assert_close(encode(model, *given)[real], tapped[real], rtol=0, atol=1e-10)
 
 
 def test_dropout_follows_the_seed() -> None:

@@ -18,7 +18,7 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from stages.errors import SettingsError, TeacherError
+from stages.errors import TeacherError
 from stages.objectives.vocabulary import Head
 from stages.students.unpadding import can_unpad, encode_unpadded, lay_out
 
@@ -32,7 +32,6 @@ def encode(
     attention_mask_BS: Tensor,
     *,
     token_types_BS: Tensor | None = None,
-    documents_BS: Tensor | None = None,
 ) -> Tensor:
     """Return the last hidden states, B x S x D, without forming any logits.
 
@@ -44,21 +43,14 @@ def encode(
         input_ids_BS: Token ids.
         attention_mask_BS: 1 on real tokens.
         token_types_BS: 0 or 1; left out where the model has no such.
-        documents_BS: Which of its row's documents a token is of, from 0; attention does not cross
-            them and positions begin anew at each. None: every row is one sequence.
     """
     base = model.base_model
     if getattr(base.config, "type_vocab_size", 0) < 2:
         token_types_BS = None
     if can_unpad(base):
-        layout = lay_out(attention_mask_BS, documents_BS)
+        layout = lay_out(attention_mask_BS)
         if not layout.is_whole:
             return encode_unpadded(base, input_ids_BS, layout, token_types_BS)
-    elif documents_BS is not None:
-        raise SettingsError(
-            f"documents of one row cannot be kept apart in a {base.config.model_type} with "
-            f"attention '{base.config._attn_implementation}'"
-        )
     types = {} if token_types_BS is None else {"token_type_ids": token_types_BS}
     hidden_BSD: Tensor = base(
         input_ids=input_ids_BS, attention_mask=attention_mask_BS, **types

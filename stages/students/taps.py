@@ -19,6 +19,7 @@ from transformers.masking_utils import sdpa_mask
 
 from stages.errors import TeacherError
 from stages.objectives.attention import Heads
+from stages.students.heads import encode
 
 TAPPED = "tapped"
 """The name under which transformers knows the attention function of this module."""
@@ -101,6 +102,8 @@ def look(
         TeacherError: the model's attention does not pass through the registered function, or it
             gave fewer hidden states than it has layers: a loss over them would be silently zero.
     """
+    if not taps.hidden and not taps.attention:
+        return Seen(encode(model, input_ids_BS, attention_mask_BS), {}, {})
     num_layers = model.config.num_hidden_layers
     with _recording(model, taps.attention) as recorder:
         output = model.base_model(

@@ -50,21 +50,11 @@ class Layout:
         return self.groups == (self.shape,)
 
 
-def lay_out(attention_mask_BS: Tensor, documents_BS: Tensor | None = None) -> Layout:
-    """Return the layout of a batch.
-
-    Args:
-        attention_mask_BS: 1 on real tokens.
-        documents_BS: The number of the document that each token is of, from 0 in every row: a row
-            is then as many sequences as it has documents. None: every row is one sequence.
-    """
+def lay_out(attention_mask_BS: Tensor) -> Layout:
+    """Return the layout of a batch whose rows are sequences; the mask is 1 on real tokens."""
     batch, length = attention_mask_BS.shape
     places_N = attention_mask_BS.flatten().nonzero()[:, 0]
-    owners_N = places_N // length
-    if documents_BS is not None:
-        # A row has at most as many documents as tokens.
-        owners_N = owners_N * (length + 1) + documents_BS.flatten()[places_N]
-    _, lengths = torch.unique_consecutive(owners_N, return_counts=True)
+    _, lengths = torch.unique_consecutive(places_N // length, return_counts=True)
     starts = lengths.cumsum(0) - lengths
     order = lengths.argsort(stable=True)
     starts, lengths = starts[order], lengths[order]
