@@ -72,6 +72,8 @@ def paragraphs_of(wikitext: str, **more) -> list[str]:
          "It fell. It rose. End."),
         ("A <ref>never closed. B<ref>c</ref>.", "A never closed. B."),
         ("Before [[File:a.jpg|thumb|A [[nested]] caption {{x}}]]after.", "Before after."),
+        ("At {{convert|7|\u00b0C|0|abbr=on}}, {{convert|5|C-change|0}} up.",
+         "At 7 \u00b0C, 5 \u00b0C up."),
         ("It is {{convert|5|km|mi|abbr=on}} or {{convert|2|to|3|ft}} long.",
          "It is 5 km or 2 to 3 ft long."),
         ("He ({{IPA-en|x}}; {{lang|fr|Jean}}, born 1900) ran {{unknown|a|{{b}}}}.",
@@ -88,6 +90,14 @@ def paragraphs_of(wikitext: str, **more) -> list[str]:
 )  # fmt: skip
 def test_markup_becomes_what_a_reader_sees(wikitext, expected):
     assert paragraphs_of(wikitext) == [expected]
+
+
+@pytest.mark.parametrize(
+    "piece", ["<gallery>", "<math>x", "<ref>", "{{lang|", "[[", "{{x|[[", "<!--", "<nowiki>", "''["]
+)
+def test_hostile_text_takes_no_longer_than_its_length(piece):
+    # A search that begins again for each piece would take minutes.
+    paragraphs_of(piece * 40_000 + "]] }} " * 1_000)
 
 
 ARTICLE = """{{Infobox

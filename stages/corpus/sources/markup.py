@@ -15,22 +15,24 @@ HIDDEN_LINK = re.compile(
 """Files, categories and links to other languages, whose codes are lower case ("CSI: Miami" is no
 language); with a colon before them they are text."""
 
+# An element ends before the next of its name begins: one that is never closed must not take the
+# text up to the end of another, and looking for its end again and again would take for ever.
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.S)
 _REFERENCE = re.compile(
-    # A reference that is never closed must not take the text up to the end of the next one.
-    r"<ref\b[^<>]*/>|<ref\b[^<>]*>(?:[^<]|<(?!/?ref\b))*</ref\s*>",
+    r"<ref\b[^<>]*/>|<ref\b[^<>]*>[^<]*(?:<(?!/?ref\b)[^<]*)*</ref\s*>",
     re.I,
 )
 _NOT_PROSE = re.compile(
     r"<(gallery|timeline|syntaxhighlight|source|score|hiero|imagemap|templatestyles|graph|mapframe"
-    r"|references|pre|templatedata|inputbox|categorytree|chem|ce)\b(?:[^<>]*/>|[^<>]*>.*?</\1\s*>)",
-    re.I | re.S,
+    r"|references|pre|templatedata|inputbox|categorytree|chem|ce)\b"
+    r"(?:[^<>]*/>|[^<>]*>[^<]*(?:<(?!/?\1\b)[^<]*)*</\1\s*>)",
+    re.I,
 )
-_MATH = re.compile(r"<math\b[^<>]*>(.*?)</math\s*>", re.I | re.S)
+_MATH = re.compile(r"<math\b[^<>]*>([^<]*(?:<(?!/?math\b)[^<]*)*)</math\s*>", re.I)
 _SIMPLE_MATH = re.compile(r"[\w\s+*/=.,()-]{1,40}")
 _MATH_SPACE = re.compile(r"\\[,;:! ]")
 _POWER = re.compile(r"(?<=\d)<sup>\s*([-\u2212]?\d+)\s*</sup>", re.I)
-_NOWIKI = re.compile(r"<nowiki\s*>(.*?)</nowiki\s*>", re.I | re.S)
+_NOWIKI = re.compile(r"<nowiki\s*>([^<]*(?:<(?!/?nowiki\b)[^<]*)*)</nowiki\s*>", re.I)
 _MARKUP_CHARACTER = re.compile(r"[\[\]{}|<>=]|''+")
 _BREAK = re.compile(
     r"</?(?:p|blockquote|div|center|poem|li|ol|ul|dl|dd|dt|h\d|hr|section|table|tr|td|th)\b[^<>]*>",
@@ -46,6 +48,8 @@ _LINE_BREAK = re.compile(r"<br\b[^<>]*>|</br>", re.I)
 # A table opens and ends at the beginning of a line: `{{x|{|}}` has none.
 _BRACKET = re.compile(r"\{\{|\}\}|^[ \t:*#]*\{\||^[ \t:*]*\|\}(?!\})|\[\[|\]\]", re.M)
 _NAME = re.compile(r"[^|{}<>\[\]\n]*")
+MAX_DEPTH = 100
+"""Brackets inside of brackets; MediaWiki itself stops at 40."""
 _CLOSES = {"}}": "{{", "]]": "[[", "|}": "{|"}
 
 
@@ -73,6 +77,8 @@ def _without_brackets(text: str, drops: Drops) -> str:
     for match in _BRACKET.finditer(text):
         bracket = match.group().lstrip(" \t:*#")
         if bracket in ("{{", "{|", "[["):
+            if len(stack) == MAX_DEPTH:
+                continue
             out.append(text[position : match.start()])
             stack.append((bracket, match.start(), len(out)))
             position = match.start()

@@ -113,8 +113,7 @@ def _read_page(name: str, settings: MediawikiSource, raw: bytes) -> tuple[Docume
     tally = Tally(num_read=1)
     text = raw.decode(errors="replace")
     try:
-        # Nothing before <page> gets here, so no document type: entities cannot be defined.
-        page = ElementTree.fromstring(text.translate(_NOT_XML))  # noqa: S314
+        page = _parsed(text)
     except ElementTree.ParseError as error:
         beginning = " ".join(text[:120].split())
         tally.warnings.append(f"a page is damaged ({error}) and was dropped: {beginning}")
@@ -139,6 +138,17 @@ def _read_page(name: str, settings: MediawikiSource, raw: bytes) -> tuple[Docume
         reason = "no_running_text"
     tally.documents.add(reason, f"{title}: {wikitext[:400]}")
     return None, tally
+
+
+def _parsed(page: str) -> ElementTree.Element:
+    """Return a page's XML tree, without characters that XML may not hold.
+
+    Nothing before `<page>` gets here, so no document type: entities cannot be defined.
+    """
+    try:
+        return ElementTree.fromstring(page)  # noqa: S314
+    except ElementTree.ParseError:
+        return ElementTree.fromstring(page.translate(_NOT_XML))  # noqa: S314
 
 
 def _is_utf8(raw: bytes) -> bool:

@@ -73,7 +73,17 @@ def _before(prefix: str) -> Show:
 
 _NUMBER = re.compile(r"[-+\u2212]?[\d.,/]+(?:e-?\d+)?")
 _BETWEEN = {"to": "to", "and": "and", "or": "or", "by": "by", "x": "by", "-": "-", "\u2013": "-"}
-_UNITS = {"sqmi": "sq mi", "km2": "km\u00b2", "m2": "m\u00b2", "sqkm": "km\u00b2", "m3": "m\u00b3"}
+_UNITS = {
+    "C": "\u00b0C",
+    "F": "\u00b0F",
+    "C-change": "\u00b0C",
+    "F-change": "\u00b0F",
+    "sqmi": "sq mi",
+    "km2": "km\u00b2",
+    "m2": "m\u00b2",
+    "sqkm": "km\u00b2",
+    "m3": "m\u00b3",
+}
 
 _SHOWN: dict[str, Show] = {
     **dict.fromkeys(
