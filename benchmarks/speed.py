@@ -38,7 +38,7 @@ from stages.files import read_json
 from stages.params.release import Int8
 from stages.speed.published import compare, sentence_pairs
 from stages.speed.runners import onnx_runner, torch_runner
-from stages.speed.timing import Runner, time_pass
+from stages.speed.timing import Runner, by_turn, time_pass
 
 
 def published(arguments: argparse.Namespace) -> None:
@@ -93,11 +93,10 @@ def served(arguments: argparse.Namespace) -> None:
     seconds = time_pass(runners, numbers)
     reference = seconds["teacher, PyTorch"]
     for name, found in seconds.items():
-        low, high = np.percentile(_block_ratios(reference, found), [10, 90])
+        low, middle, high = np.percentile(by_turn(reference) / by_turn(found), [10, 50, 90])
         print(
             f"{name:22} {1000 * np.median(found):8.2f} ms  "
-            f"{reference.sum() / found.sum():6.2f}x ({low:.2f} to {high:.2f})  "
-            f"score {scores[name]:.2f}"
+            f"{middle:6.2f}x ({low:.2f} to {high:.2f})  score {scores[name]:.2f}"
         )
 
 
@@ -121,12 +120,6 @@ class _OnnxTexts:
 
     def __call__(self, number: np.ndarray, _mask: np.ndarray) -> object:
         return self.session.run(None, self.texts[int(number[0, 0])])  # type: ignore[attr-defined]
-
-
-def _block_ratios(reference: np.ndarray, found: np.ndarray, size: int = 25) -> np.ndarray:
-    cut = len(reference) // size * size
-    blocks = [x[:cut].reshape(-1, size).sum(axis=1) for x in (reference, found)]
-    return blocks[0] / blocks[1]
 
 
 def report(found: dict) -> None:

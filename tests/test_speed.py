@@ -14,7 +14,7 @@ from stages.speed.memory import peak_growth
 from stages.speed.published import compare
 from stages.speed.runners import open_encoder
 from stages.speed.speed import INT8, TORCH, measure_speed, table
-from stages.speed.timing import percentiles, speedup, time_batches
+from stages.speed.timing import by_turn, percentiles, speedup, time_batches
 from stages.students.flops import encoder_gflops
 
 
@@ -81,6 +81,7 @@ def report(folders: dict[str, Path]) -> dict:
     return measure_speed(folders, ["small"], settings)
 
 
+@pytest.mark.slow
 def test_the_report_holds_every_model_and_a_ratio_for_every_student(
     folders: dict[str, Path], report: dict
 ):
@@ -103,6 +104,7 @@ def test_the_report_holds_every_model_and_a_ratio_for_every_student(
     assert set(report["ratios"]["small"]["speedup"]) == {"1", "2"}
 
 
+@pytest.mark.slow
 def test_every_runtime_is_beside_the_teacher_in_pytorch(report: dict):
     found = {(r["model"], r["runtime"]): r for r in report["runtimes"]}
     assert list(found) == [
@@ -160,6 +162,10 @@ def test_one_pass_reads_every_text_once_and_compares_with_the_first():
     assert found["num_texts"] == 40
     assert found["mean_length"] == 20.5
     assert found["speedup"]["teacher"] == 1.0
+
+
+def test_a_turn_of_a_pass_is_ten_texts_and_the_last_what_is_left():
+    assert by_turn(np.ones(23)).tolist() == [10.0, 10.0, 3.0]
 
 
 def test_memory_is_what_was_taken_and_not_what_was_there():

@@ -109,6 +109,7 @@ def test_a_classifier_is_exported_with_the_score_of_every_file(
     assert value == pytest.approx(result["scores"]["PyTorch"], abs=0.01)
 
 
+@pytest.mark.slow
 def test_a_regression_has_a_score_and_no_first_choice(
     tmp_path: Path, settings: params.Params, monkeypatch: pytest.MonkeyPatch
 ):
@@ -148,6 +149,7 @@ def test_a_model_without_a_task_head_is_refused(tmp_path: Path, settings: params
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_export_past_its_bounds_leaves_no_folder(tmp_path: Path, settings: params.Params):
     names = dict(enumerate(LABELS))
     model = write_model(

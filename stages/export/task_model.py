@@ -122,7 +122,7 @@ def open_task_model(folder: Path, task: dict[str, Any]) -> PreTrainedModel:
     if not kinds[0].endswith("ForSequenceClassification"):
         raise DataError(
             f"{folder.name}/config.json: architectures = {kinds}: must be a "
-            "...ForSequenceClassification; python -m stages.evaluation.finetune --keep makes one"
+            "...ForSequenceClassification; python -m stages.evaluation.keep makes one"
         )
     model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
         folder, use_safetensors=True, local_files_only=True

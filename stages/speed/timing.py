@@ -77,6 +77,11 @@ def time_pass(runners: Mapping[Name, Runner], rows: Sequence[Ids]) -> dict[Name,
     return seconds
 
 
+def by_turn(seconds: Seconds) -> Seconds:
+    """Return the seconds that each turn of a pass took."""
+    return np.add.reduceat(seconds, np.arange(0, len(seconds), ROWS_PER_TURN))
+
+
 def speedup(reference: Seconds, other: Seconds) -> float:
     """Return how many times faster the other is: the median over rounds of their ratio."""
     ratios = np.median(reference, axis=1) / np.median(other, axis=1)
