@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from stages.params import Masking
-from stages.training.batches import MaskedBatches, Order, micro_batches, share
-from stages.training.masking import mask_batch, masking_weights
+from stages.training.batches import MaskedBatches, Order, micro_batches, share, with_rows
+from stages.training.masking import importance_of, mask_batch, masking_weights
 from tests.tiny_models import SPECIAL, VOCABULARY, batches, tiny_sequences
 
 
@@ -88,3 +88,45 @@ def test_shares_of_all_processes_are_the_global_batch() -> None:
     pieces = [piece["labels"] for piece in micro_batches(batch, 3)]
     assert [len(piece) for piece in pieces] == [3, 3, 1]
     torch.testing.assert_close(torch.cat(pieces), batch["labels"])
+
+
+def test_sampled_positions_stand_for_all_real_ones() -> None:
+    batch = batches(batch_size=40, sampled_fraction=0.25)(0)
+    importance, masked = batch["importance"], batch["labels"] != -100
+    # 474 real tokens, 72 of them masked: a quarter of 402 is ceil(100.5), each for 402 / 101
+    assert set(importance[masked].tolist()) == {1.0}
+    others = importance[(importance > 0) & ~masked]
+    assert len(others) == 101
+    assert others.unique().item() == pytest.approx(402 / 101)
+    assert importance.sum().item() == pytest.approx(474)
+    assert not importance[batch["attention_mask"] == 0].any()
+
+
+def test_sums_over_sampled_positions_have_the_sum_over_all_as_their_expectation() -> None:
+    rng = np.random.default_rng(5)
+    values = rng.exponential(size=(8, 25))
+    real = np.ones((8, 25), dtype=bool)
+    real[:, 20:] = False
+    labels = np.where(rng.random((8, 25)) < 0.15, 7, -100) * real - 100 * ~real
+    sums = np.array([(importance_of(labels, real, 0.2, rng) * values).sum() for _ in range(2000)])
+    standard_error = sums.std() / np.sqrt(len(sums))
+    assert sums.mean() == pytest.approx(values[real].sum(), abs=4 * standard_error)
+    assert standard_error < 0.01 * sums.mean()
+
+
+def test_sampling_leaves_masks_as_they_are_and_depends_on_the_step_alone() -> None:
+    plain, sampled, fresh = batches(), batches(sampled_fraction=0.3), batches(sampled_fraction=0.3)
+    for step in range(4):
+        torch.testing.assert_close(plain(step)["labels"], sampled(step)["labels"])
+    torch.testing.assert_close(sampled(3)["importance"], fresh(3)["importance"])
+    assert not torch.equal(sampled(2)["importance"], sampled(3)["importance"])
+
+
+def test_rows_with_labels_come_first() -> None:
+    batch = {"labels": torch.tensor([[-100, 4, -100], [9, -100, -100]])}
+    wanted = torch.tensor([[True, True, False], [True, True, False]])
+    importance = torch.tensor([[2.0, 1.0, 0.0], [1.0, 2.0, 0.0]])
+    found = with_rows(batch, wanted, importance)
+    assert found["rows"].tolist() == [1, 3, 0, 4]
+    assert found["row_labels"].tolist() == [4, 9]
+    assert found["row_importance"].tolist() == [1.0, 1.0, 2.0, 2.0]

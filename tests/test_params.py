@@ -53,7 +53,10 @@ def mistakes(path: Path) -> list[str]:
             "distill.temperature = 0: must be greater than 0 (the paper uses 2.0)",
         ),
         ({"distill.temprature": 2}, "distill.temprature = 2: no such setting"),
-        ({"distill.positions": "some"}, "distill.positions = some: must be 'all' or 'masked'"),
+        (
+            {"distill.positions": "some"},
+            "distill.positions = some: must be 'all', 'masked' or 'sampled'",
+        ),
         ({"launch.micro_batch_sequences": None}, "launch.micro_batch_sequences: is missing"),
         (
             {"corpus.sources.docstrings.max_megabytes": -1},

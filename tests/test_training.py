@@ -4,6 +4,7 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from stages.students.heads import encode
 from stages.training.batches import Batch, Batches, MaskedBatches, micro_batches
 from stages.training.heldout import measure_heldout
 from stages.training.loop import train
+from stages.training.masking import importance_of
 from stages.training.optimisation import learning_rate
 from stages.training.processes import Processes
 from stages.training.spending import Outcome
@@ -81,6 +83,46 @@ def test_loss_is_the_sum_of_the_papers_terms(positions: str) -> None:
         + cosine(*states, batch["attention_mask"]).mean
     )
     assert total.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_sampled_positions_are_all_positions_in_expectation() -> None:
+    rng = np.random.default_rng(2)
+    whole, sampled = triple_loss().eval(), triple_loss(positions="sampled").eval()
+    batch = batches()(0)
+    labels, real = batch["labels"].numpy(), batch["attention_mask"].bool().numpy()
+    expected, _ = whole(batch, whole.counts(batch))
+    assert sampled.counts(batch) == whole.counts(batch)
+    values = []
+    for _ in range(150):
+        drawn = torch.from_numpy(importance_of(labels, real, 0.3, rng))
+        values.append(sampled(batch | {"importance": drawn}, sampled.counts(batch))[0].item())
+    error = np.std(values) / np.sqrt(len(values))
+    assert np.mean(values) == pytest.approx(expected.item(), abs=4 * error)
+    everywhere = torch.from_numpy(importance_of(labels, real, 1.0, rng))
+    alike, _ = sampled(batch | {"importance": everywhere}, sampled.counts(batch))
+    assert alike.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_sampled_run_stopped_goes_on_to_the_identical_student(tmp_path: Path) -> None:
+    def source() -> Batches:
+        return batches(sampled_fraction=0.2)
+
+    undisturbed = triple_loss(dropout=0.1, positions="sampled")
+    fit(undisturbed, source=source())
+    stopped = triple_loss(dropout=0.1, positions="sampled")
+    with pytest.raises(Interrupted):
+        fit(stopped, tmp_path, stopping(source(), 4, signal.SIGINT))
+    resumed = triple_loss(dropout=0.1, positions="sampled")
+    fit(resumed, tmp_path, source())
+    assert torch.equal(weights_of(resumed), weights_of(undisturbed))
+
+
+def test_sampled_micro_batches_add_up_to_the_whole_batch() -> None:
+    objective, batch = triple_loss(positions="sampled").eval(), batches(sampled_fraction=0.3)(0)
+    counts = objective.counts(batch)
+    whole = objective(batch, counts)[0].item()
+    parts = sum(objective(piece, counts)[0].item() for piece in micro_batches(batch, 3))
+    assert parts == pytest.approx(whole, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["ce", "mlm", "cos"])

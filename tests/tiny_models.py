@@ -67,8 +67,10 @@ def launch(**changes: object) -> Launch:
     return Launch.model_validate(settings | changes)
 
 
-def batches(batch_size: int = 8, seed: int = 3) -> MaskedBatches:
-    return MaskedBatches(tiny_sequences(), batch_size, seed, Masking())
+def batches(
+    batch_size: int = 8, seed: int = 3, sampled_fraction: float | None = None
+) -> MaskedBatches:
+    return MaskedBatches(tiny_sequences(), batch_size, seed, Masking(), sampled_fraction)
 
 
 def triple_loss(

@@ -73,7 +73,9 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
         for index, (stretch, loss) in enumerate(zip(plan, losses, strict=True)):
             # Every stretch draws its own order, masks and dropout; the first those of the run.
             seed, size = params.seed + index, stretch.schedule.batch_sequences
-            batches = MaskedBatches(sequences, size, seed, settings.masking)
+            batches = MaskedBatches(
+                sequences, size, seed, settings.masking, settings.sampled_fraction
+            )
             factors = rate_factors(loss, stretch.only_layer)
             hold_unreached(loss, batches(0), factors, processes.device)
             work = work_per_token(

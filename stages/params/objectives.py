@@ -12,6 +12,7 @@ from pydantic import Field
 from stages.params.base import Fraction, Positive, Settings
 
 Weight = Annotated[float, Field(gt=0)]
+Positions = Literal["all", "masked", "sampled"]
 Layer = Annotated[int, Field(ge=0)]
 LayerPairs = Annotated[list[tuple[Layer, Layer]], Field(min_length=1)]
 """Pairs of a student's layer and the teacher's layer that it learns from."""
@@ -24,7 +25,7 @@ class SoftTargets(Settings):
     weight: Weight = 1.0
     temperature: float | None = Field(default=None, gt=0)
     """null takes distill.temperature."""
-    positions: Literal["all", "masked"] | None = None
+    positions: Positions | None = None
     """null takes distill.positions."""
 
 

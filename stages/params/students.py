@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from stages.params.base import Fraction, Positive, Settings
-from stages.params.objectives import Cosine, MaskedTokens, ObjectiveSettings, SoftTargets
+from stages.params.objectives import Cosine, MaskedTokens, ObjectiveSettings, Positions, SoftTargets
 from stages.params.recipes import AtRandom, FromLayers, Initialise, Phase, Recipe, Shape
 from stages.params.training import Masking, Schedule
 
@@ -72,8 +72,11 @@ class Distill(Settings):
     """What every student's distillation shares."""
 
     temperature: float = Field(gt=0, json_schema_extra={"paper": "2.0"})
-    positions: Literal["all", "masked"] = "all"
-    """Where soft targets are compared: every real token (the paper) or the masked ones."""
+    positions: Positions = "all"
+    """Where soft targets are compared: every real token (the paper), the masked ones, or `sampled`:
+    the masked ones and a random share of the rest, each counted for those it stands for."""
+    sampled_fraction: float = Field(default=0.1, gt=0, le=1)
+    """The share of unmasked tokens that `sampled` draws."""
     dropout: Fraction = Field(default=0.1, json_schema_extra={"paper": "0.1"})
     masking: Masking = Masking()
     schedule: Schedule

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stages.corpus.reading import Sequences
 from stages.objectives.term import masked_positions
-from stages.training.masking import mask_batch, masking_weights
+from stages.training.masking import importance_of, mask_batch, masking_weights
 
 if TYPE_CHECKING:
     from stages.params import Masking
@@ -57,14 +57,23 @@ class Order:
 
 
 class MaskedBatches:
-    """Batches of token rows with some tokens masked: input_ids, attention_mask, labels (B x S)."""
+    """Batches of token rows with some tokens masked: input_ids, attention_mask, labels (B x S).
+
+    With a `sampled_fraction` they also have an `importance` (`masking.importance_of`).
+    """
 
     def __init__(
-        self, sequences: Sequences, batch_size: int, seed: int, masking: "Masking"
+        self,
+        sequences: Sequences,
+        batch_size: int,
+        seed: int,
+        masking: "Masking",
+        sampled_fraction: float | None = None,
     ) -> None:
         self.sequences = sequences
         self.order = Order(sequences.num_sequences, batch_size, seed)
         self.seed, self.fraction = seed, masking.fraction
+        self.sampled_fraction = sampled_fraction
         self.weights_V = masking_weights(
             sequences.token_counts, sequences.special, masking.smoothing
         )
@@ -85,11 +94,16 @@ class MaskedBatches:
     def _masked(self, rows: NDArray[np.int64], rng: np.random.Generator) -> Batch:
         special = self.sequences.special
         inputs, labels = mask_batch(rows, self.weights_V, special, self.fraction, rng)
-        return {
+        real = rows != special.pad
+        batch = {
             "input_ids": torch.from_numpy(inputs),
-            "attention_mask": torch.from_numpy((rows != special.pad).astype(np.int64)),
+            "attention_mask": torch.from_numpy(real.astype(np.int64)),
             "labels": torch.from_numpy(labels),
         }
+        if self.sampled_fraction is not None:
+            importance = importance_of(labels, real, self.sampled_fraction, rng)
+            batch["importance"] = torch.from_numpy(importance)
+        return batch
 
 
 def num_tokens(batch: Batch) -> int:
@@ -102,20 +116,20 @@ def rows_of(batches: Batches, step: int) -> list[int]:
     return batches.order.indices(step).tolist() if isinstance(batches, MaskedBatches) else []
 
 
-def with_rows(batch: Batch, wanted_BS: Tensor) -> Batch:
+def with_rows(batch: Batch, wanted_BS: Tensor, importance_BS: Tensor | None = None) -> Batch:
     """Add which positions need logits, those with labels first.
 
     `rows` (N) counts positions along B x S, `row_labels` are the labels of its first M, and
-    `row_importance` (N) comes along where the batch has an `importance`. Found here, before a batch
-    is sent to its device, because a device that is asked how many there are makes the host wait.
+    `row_importance` (N) is given where an importance is. Found here, before a batch is sent to its
+    device, because a device that is asked how many there are makes the host wait.
     """
     labels, wanted = batch["labels"].flatten(), wanted_BS.flatten()
     labelled = masked_positions(labels)
     first = torch.nonzero(labelled & wanted).flatten()
     rows = torch.cat([first, torch.nonzero(wanted & ~labelled).flatten()])
     added = {"rows": rows, "row_labels": labels[first]}
-    if "importance" in batch:
-        added["row_importance"] = batch["importance"].flatten()[rows]
+    if importance_BS is not None:
+        added["row_importance"] = importance_BS.flatten()[rows]
     return batch | added
 
 

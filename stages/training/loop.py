@@ -25,6 +25,7 @@ from stages.training.checkpoints import CurveRow, Progress, held, resume, save_c
 from stages.training.finite import NotFiniteError, naming_the_batch
 from stages.training.optimisation import learning_rate, make_optimizer
 from stages.training.processes import Processes
+from stages.training.products import float32_on_onednn
 from stages.training.progress import progress_line
 from stages.training.spending import Outcome, Spending
 from stages.training.stopping import StopWish, stop_on_signals
@@ -102,6 +103,7 @@ def train(
         )
     optimizer = make_optimizer(module, schedule, rate_factors)
     with held(workspace, processes), stop_on_signals() as stop, contextlib.ExitStack() as stack:
+        stack.enter_context(float32_on_onednn(processes.device))
         spending, progress = Spending(workspace, processes), Progress()
         if workspace is not None:
             progress = resume(workspace, module, optimizer, processes)

@@ -58,3 +58,23 @@ def mask_batch(
     swapped = chosen[fate >= 0.9]
     inputs[swapped] = rng.integers(0, len(weights_V), size=swapped.size)
     return inputs.reshape(ids_BS.shape), labels.reshape(ids_BS.shape)
+
+
+def importance_of(
+    labels_BS: NDArray[np.int64],
+    real_BS: NDArray[np.bool_],
+    fraction: float,
+    rng: np.random.Generator,
+) -> NDArray[np.float32]:
+    """Draw where soft targets are compared, and say how many positions each stands for (B x S).
+
+    Masked positions stand for themselves. Of the other real ones a share is drawn without
+    replacement, and each of those stands for all that it was drawn from: the sum over drawn
+    positions, each times its importance, has the sum over all real ones as its expectation.
+    """
+    masked = labels_BS.reshape(-1) != IGNORED
+    others = np.flatnonzero(real_BS.reshape(-1) & ~masked)
+    drawn = rng.choice(others, size=int(np.ceil(fraction * others.size)), replace=False)
+    importance = masked.astype(np.float32)
+    importance[drawn] = others.size / max(drawn.size, 1)
+    return importance.reshape(labels_BS.shape)

@@ -98,7 +98,7 @@ class TripleLoss(nn.Module):
         if positions == "all":
             return with_rows(batch, batch["attention_mask"].bool())
         if positions == "sampled":
-            return with_rows(batch, batch["importance"] > 0)
+            return with_rows(batch, batch["importance"] > 0, batch["importance"])
         return with_rows(batch, masked_positions(batch["labels"]))
 
     def forward(self, batch: Batch, counts: list[float]) -> tuple[Tensor, Tensor]:
