@@ -81,7 +81,12 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
             work = work_per_token(
                 student.config,
                 teacher_model.config,
-                asked_by(loss.triple, loss.teacher is not None, settings.masking),
+                asked_by(
+                    loss.triple,
+                    loss.teacher is not None,
+                    settings.masking,
+                    settings.sampled_fraction,
+                ),
                 sequence_length=sequences.sequence_length,
                 num_parameters=num_parameters(student),
                 tokens_per_step=size * sequences.sequence_length,

@@ -101,7 +101,9 @@ def _student_plans(
             name if len(parts) == 1 else f"{name}, {part.name}",
             part.schedule,
             part.num_steps,
-            asked_by(loss.triple, runs_teacher, params.distill.masking),
+            asked_by(
+                loss.triple, runs_teacher, params.distill.masking, params.distill.sampled_fraction
+            ),
         )
         found.append(
             _plan(stretch, params, student, teacher if runs_teacher else None, num_processes)

@@ -45,13 +45,19 @@ class Asked:
     student_head: float
 
 
-def asked_by(triple: "TripleLoss | None", runs_teacher: bool, masking: "Masking") -> Asked:
+def asked_by(
+    triple: "TripleLoss | None",
+    runs_teacher: bool,
+    masking: "Masking",
+    sampled_fraction: float = 0.0,
+) -> Asked:
     """Return what a loss asks for; losses on layers ask for no more than that they run."""
     if triple is None:
         return Asked(runs_teacher, 0.0, 0.0)
     soft = 0.0
     if "ce" in triple.weights:
-        soft = 1.0 if triple.positions == "all" else masking.fraction
+        unmasked = {"all": 1.0, "masked": 0.0, "sampled": sampled_fraction}[triple.positions]
+        soft = masking.fraction + (1 - masking.fraction) * unmasked
     hard = masking.fraction if "mlm" in triple.weights else 0.0
     return Asked(runs_teacher, soft, max(soft, hard))
 
