@@ -47,13 +47,19 @@ class Limit:
 class Products:
     """The products of one step; `measure` may be called again and again, and keeps the best."""
 
-    def __init__(self, shape: Shape, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        dtype: torch.dtype,
+        device: torch.device,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         n, d, i, v = shape.num_tokens, shape.width, shape.inner, shape.vocabulary
         both, learnt = shape.teacher_layers + shape.student_layers, shape.student_layers
         linear = partial(_linear, dtype=dtype, device=device)
         sequences = (shape.batch * shape.heads, shape.length, d // shape.heads)
         attention = partial(_attention, *sequences, dtype=dtype, device=device)
-        self.device = device
+        self.device, self.clock = device, clock
         # (how many of it a step has, floating-point operations of one, the call)
         self.products: list[tuple[int, float, Callable[[], object]]] = []
         for rows, columns, inner, forward, backward in (
@@ -96,9 +102,9 @@ class Products:
             end.record()
             end.synchronize()
             return start.elapsed_time(end) / 1000
-        begun = time.perf_counter()
+        begun = self.clock()
         call()
-        return time.perf_counter() - begun
+        return self.clock() - begun
 
 
 def _linear(

@@ -137,6 +137,7 @@ class _Losses(torch.autograd.Function):
                 grad_logits = sums.add(rows, learns)
                 if not learns:
                     continue
+                sums.grad_bias += grad_logits.sum(dim=0)
                 narrow = grad_logits.to(features_ND.dtype)
                 torch.mm(narrow, student.weight_VD, out=grad_features[rows])
                 grad_weight = _accumulated(grad_weight, narrow.T, features_ND[rows], student.wide)
@@ -245,7 +246,6 @@ class _Sums:
                 self._soft(cooled, teacher[block], importance)
             if learns:
                 cooled[: len(hard)].add_(hard, alpha=self.terms.mlm)
-                self.grad_bias += cooled.sum(dim=0)
         return student
 
     def _labelled(self, cooled: Tensor, labels: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ makes use of it: the products are float32 all the same, and tests/test_products.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -25,7 +26,8 @@ def float32_on_onednn(device: torch.device) -> Iterator[None]:
     if device.type != "cpu" or not exact_on_onednn():
         yield
         return
-    products = torch.backends.mkldnn.matmul
+    backend: Any = torch.backends.mkldnn
+    products = backend.matmul
     before, products.fp32_precision = products.fp32_precision, "bf16"
     try:
         yield
