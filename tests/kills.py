@@ -26,9 +26,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from stages.corpus.shards import write_shard
-from stages.files import read_json, sha256_of, write_json
+from stages.files import read_json, sha256_of
 from tests.tiny_pipeline import environment, make_project, settings, write_params
+from tests.tiny_shards import write_shards
 
 NUM_STEPS = 40
 STUDENT = Path("models/students/distilbert/model.safetensors")
@@ -59,32 +59,15 @@ runpy.run_module("stages.distillation.distill", run_name="__main__", alter_sys=T
 """
 
 
-def write_shards(folder: Path, vocabulary_size: int) -> None:
+def random_shards(folder: Path, vocabulary_size: int) -> None:
     """Random rows [CLS] ... [SEP] as the shards stage would leave them."""
     rng = np.random.default_rng(0)
     splits = {}
     for split, num in (("train", 96), ("heldout", 16)):
-        rows = rng.integers(5, vocabulary_size, size=(num, 32)).astype(np.uint16)
+        rows = rng.integers(5, vocabulary_size, size=(num, 32))
         rows[:, 0], rows[:, -1] = 2, 3
-        path = folder / split / "shard-00000.arrow"
-        path.parent.mkdir(parents=True)
-        write_shard(path, rows)
-        shard = {"file": f"{split}/{path.name}", "sha256": sha256_of(path)}
-        splits[split] = {"num_sequences": num, "shards": [shard]}
-        if split == "train":
-            np.save(
-                folder / "token_counts.npy", np.bincount(rows.ravel(), minlength=vocabulary_size)
-            )
-    write_json(
-        folder / "manifest.json",
-        {
-            "format": 1,
-            "sequence_length": 32,
-            "vocabulary_size": vocabulary_size,
-            "special_ids": {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4},
-            "splits": splits,
-        },
-    )
+        splits[split] = [rows]
+    write_shards(folder, splits, vocabulary_size)
 
 
 def configure(project: Path, dropout: float = 0.1, processes: int = 1, **more: object) -> None:
@@ -104,7 +87,7 @@ def distillable_project(folder: Path) -> Path:
     """Make a project that has its teacher and its shards and wants a student."""
     project = make_project(folder)
     size = read_json(folder / "teacher" / "config.json")["vocab_size"]
-    write_shards(project / "data" / "shards", size)
+    random_shards(project / "data" / "shards", size)
     configure(project)
     return project
 

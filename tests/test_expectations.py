@@ -12,8 +12,6 @@ import yaml
 
 from stages.corpus.expectations import bounds_of, explain, judge_shards, report_of
 from stages.corpus.judging import Bound, Verdict
-from stages.corpus.packing import write_shard
-from stages.corpus.reading import FORMAT, SPLITS, SpecialIds
 from stages.corpus.statistics import (
     MIN_TOKENS_FOR_A_SHARE,
     Statistics,
@@ -22,11 +20,11 @@ from stages.corpus.statistics import (
     row_hashes,
     shard_statistics,
 )
-from stages.files import read_json, sha256_of, write_json
+from stages.files import read_json
 from stages.params import Expectations
 from tests.conftest import ROOT
+from tests.tiny_shards import SPECIAL, write_shards
 
-SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
 VOCABULARY = 500
 LENGTH = 64
 SETTINGS = Expectations(min_tokens=20_000, max_unknown_fraction=0.01, min_distinct_tokens=200)
@@ -38,37 +36,10 @@ def good_rows(num_rows: int, seed: int) -> np.ndarray:
     return rows
 
 
-def write_shards(folder: Path, train: np.ndarray, heldout: np.ndarray) -> Path:
-    """A shards folder whose manifest is true to its rows: two train shards, one held out."""
-    pieces = {"train": np.array_split(train, 2), "heldout": [heldout]}
-    splits = {}
-    for split in SPLITS:
-        (folder / split).mkdir(parents=True)
-        shards = []
-        for number, rows in enumerate(pieces[split]):
-            file = f"{split}/shard-{number:05d}.arrow"
-            write_shard(folder / file, rows.astype(np.uint16))
-            shards.append(
-                {
-                    "file": file,
-                    "num_sequences": len(rows),
-                    "num_tokens": int(np.count_nonzero(rows)),
-                    "sha256": sha256_of(folder / file),
-                }
-            )
-        splits[split] = {"num_sequences": sum(map(len, pieces[split])), "shards": shards}
-    write_json(
-        folder / "manifest.json",
-        {
-            "format": FORMAT,
-            "sequence_length": LENGTH,
-            "vocabulary_size": VOCABULARY,
-            "special_ids": asdict(SPECIAL),
-            "splits": splits,
-        },
-    )
-    np.save(folder / "token_counts.npy", np.zeros(VOCABULARY, dtype=np.int64))
-    return folder
+def shards(folder: Path, train: np.ndarray, heldout: np.ndarray) -> Path:
+    """A shards folder of two train shards and a held-out one."""
+    splits = {"train": np.array_split(train, 2), "heldout": [heldout]}
+    return write_shards(folder, splits, VOCABULARY)
 
 
 def damaged(kind: str) -> tuple[np.ndarray, np.ndarray]:
@@ -148,7 +119,7 @@ def test_the_training_split_is_measured(tmp_path):
     train[399, 32] = SPECIAL.sep
     train[200, 1:33] = SPECIAL.unk
     heldout[:2] = train[5:7]
-    found = measure(write_shards(tmp_path / "shards", train, heldout))
+    found = measure(shards(tmp_path / "shards", train, heldout))
 
     assert [shard.num_sequences for shard in found.shards] == [200, 200, 20]
     assert [shard.num_malformed for shard in found.shards] == [0, 0, 0]
@@ -163,12 +134,12 @@ def test_the_training_split_is_measured(tmp_path):
 
 
 def test_ids_past_the_vocabulary_are_seen_and_do_not_stop_the_measuring(tmp_path):
-    found = measure(write_shards(tmp_path / "shards", *damaged("ids")))
+    found = measure(shards(tmp_path / "shards", *damaged("ids")))
     assert [shard.largest_id for shard in found.shards[:2]] == [VOCABULARY, VOCABULARY - 1]
 
 
 def test_every_bound_is_on_a_measured_column(tmp_path):
-    found = measure(write_shards(tmp_path / "shards", *damaged("nothing")))
+    found = measure(shards(tmp_path / "shards", *damaged("nothing")))
     tables = {"shards": asdict(found.shards[0]), "train": asdict(found.train)}
     bounds = bounds_of(SETTINGS, VOCABULARY)
     assert all(bound.column in tables[bound.table] for bound in bounds)
@@ -177,7 +148,7 @@ def test_every_bound_is_on_a_measured_column(tmp_path):
 
 
 def test_a_failure_is_told_with_value_bound_and_shard(tmp_path):
-    found = measure(write_shards(tmp_path / "shards", *damaged("ids")))
+    found = measure(shards(tmp_path / "shards", *damaged("ids")))
     bound = Bound("ids_in_vocabulary", "shards", "largest_id", VOCABULARY - 1, "No embedding.")
     few = Bound("enough_tokens", "train", "num_tokens", 1_000_000, "Few.", is_minimum=True)
     kept = Bound("few_duplicates", "train", "duplicate_fraction", 0.01, "Learned by heart.")
@@ -199,7 +170,7 @@ def test_a_failure_is_told_with_value_bound_and_shard(tmp_path):
 def test_planted_damage_is_found_and_nothing_else(tmp_path):
     for kind, expected in FAILURES.items():
         folder = tmp_path / kind
-        found: Statistics = measure(write_shards(folder / "shards", *damaged(kind)))
+        found: Statistics = measure(shards(folder / "shards", *damaged(kind)))
         verdicts = judge_shards(found, SETTINGS, folder / "docs")
         assert {v.bound.name for v in verdicts if not v.passed} == expected, kind
         report = report_of(found, verdicts)
@@ -219,7 +190,7 @@ def test_the_stage_fails_after_writing_its_report(tmp_path):
     settings = yaml.safe_load((ROOT / "params.yaml").read_text())
     settings["corpus"]["expectations"] = SETTINGS.model_dump()
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
-    write_shards(tmp_path / "shards", *damaged("duplicates"))
+    shards(tmp_path / "shards", *damaged("duplicates"))
     command = [sys.executable, "-m", "stages.corpus.expectations", "--shards", "shards"]
     command += ["--report", "reports/expectations.json", "--docs", "reports/data_docs"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

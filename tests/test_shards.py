@@ -1,13 +1,15 @@
 """Packing, sharding and reading back."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,18 +17,18 @@ import yaml
 
 from stages.corpus import shards as shards_module
 from stages.corpus.curate import SPLITS
-from stages.corpus.packing import id_type, open_tokenizer, pack
-from stages.corpus.reading import SpecialIds, open_split
+from stages.corpus.reading import open_split
 from stages.corpus.records import Document, document_writer
-from stages.corpus.shards import make_shards, run_rank
+from stages.corpus.shards import Workers, make_shard, make_shards
+from stages.corpus.tokenising import open_tokenizer
 from stages.corpus.workers import processes
 from stages.errors import DataError
 from stages.files import read_json, sha256_of_tree, write_json
 from stages.params import Shards
 from tests.conftest import ROOT
+from tests.tiny_shards import SPECIAL
 
-SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
-SETTINGS = Shards(sequence_length=16, sequences_per_shard=5, num_ranks=3, min_tokens=4)
+SETTINGS = Shards(sequence_length=16, num_shards=3, cross_documents=True, min_tokens=4)
 TEXT = "the cat sees a dog by the old house and the king reads a good book"
 
 
@@ -46,41 +48,15 @@ def write_curated(folder: Path, num_documents: int) -> Path:
     return folder
 
 
-def make(curated: Path, tokenizer: Path, out: Path, executor: Executor | None = None) -> Path:
-    with executor or ThreadPoolExecutor(1) as pool:
-        make_shards(curated, tokenizer, out, SETTINGS, pool)
+def make(
+    curated: Path,
+    tokenizer: Path,
+    out: Path,
+    workers: Workers = lambda: ThreadPoolExecutor(1),
+    **changes: Any,
+) -> Path:
+    make_shards(curated, tokenizer, out, SETTINGS.model_copy(update=changes), workers)
     return out
-
-
-def packed(*documents: list[int], length: int = 6) -> list[list[int]]:
-    return [row.tolist() for row in pack([np.array(ids) for ids in documents], SPECIAL, length)]
-
-
-def test_documents_are_packed_end_to_end():
-    # Six places a row: [CLS] (2), four tokens, [SEP] (3). A separator stands between documents.
-    assert packed([11, 12, 13], [21, 22, 23, 24, 25]) == [
-        [2, 11, 12, 13, 3, 3],  # the separator is the row's last place before its end
-        [2, 21, 22, 23, 24, 3],
-        [2, 25, 3, 0, 0, 0],
-    ]
-
-
-def test_a_row_that_ends_with_its_document_needs_no_separator():
-    assert packed([11, 12, 13, 14], [21]) == [[2, 11, 12, 13, 14, 3], [2, 21, 3, 0, 0, 0]]
-
-
-def test_a_full_last_row_is_not_padded():
-    assert packed([11], [21, 22]) == [[2, 11, 3, 21, 22, 3]]
-
-
-def test_nothing_is_packed_to_nothing():
-    assert packed() == []
-
-
-def test_the_smallest_type_that_holds_a_vocabulary():
-    assert id_type(30522) == np.uint16
-    assert id_type(65536) == np.uint16
-    assert id_type(65537) == np.uint32
 
 
 def test_whole_documents_are_read_back_in_order(tmp_path, tiny_tokenizer):
@@ -88,18 +64,19 @@ def test_whole_documents_are_read_back_in_order(tmp_path, tiny_tokenizer):
     sequences = open_split(out, "train")
     rows = sequences.rows(np.arange(sequences.num_sequences))
 
-    # The same tokens, rank after rank, although the tokenizer's file asks to cut at 16.
+    # The same tokens, shard after shard, although the tokenizer's file asks to cut at 16.
     tokenizer = open_tokenizer(tiny_tokenizer)
     expected = []
-    for rank in range(SETTINGS.num_ranks):
-        for texts in shards_module._texts(tmp_path / "curated/train.parquet", rank, 3):
+    for number in range(SETTINGS.num_shards):
+        share = shards_module._documents(tmp_path / "curated/train.parquet", number, 3)
+        for _sources, texts in share:
             expected += [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
     ordinary = rows[rows >= 5]
     assert ordinary.tolist() == [i for ids in expected for i in ids]
     assert len(expected) == 20
 
     assert (rows[:, 0] == SPECIAL.cls).all()
-    assert (np.count_nonzero(rows == 0, axis=1) > 0).sum() <= SETTINGS.num_ranks
+    assert (np.count_nonzero(rows == 0, axis=1) > 0).sum() <= SETTINGS.num_shards
     manifest = read_json(out / "manifest.json")["splits"]["train"]
     assert manifest["num_documents"] == 20
     assert manifest["num_tokens"] == np.count_nonzero(rows) == sequences.token_counts.sum()
@@ -111,7 +88,6 @@ def test_rows_come_in_the_order_asked_for(tmp_path, tiny_tokenizer):
     out = make(write_curated(tmp_path / "curated", 20), tiny_tokenizer, tmp_path / "shards")
     sequences = open_split(out, "train")
     everything = sequences.rows(np.arange(sequences.num_sequences))
-    assert sequences.num_sequences > 2 * SETTINGS.sequences_per_shard
     indices = np.array([sequences.num_sequences - 1, 0, 7, 7])
     assert np.array_equal(sequences.rows(indices), everything[indices])
     assert everything.dtype == np.int64
@@ -132,8 +108,10 @@ def test_short_and_unknown_documents_are_dropped_and_counted(tmp_path, tiny_toke
 @pytest.mark.parametrize("num_workers", [2, 5])
 def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path, tiny_tokenizer, num_workers):
     curated = write_curated(tmp_path / "curated", 40)
-    one = make(curated, tiny_tokenizer, tmp_path / "one", ThreadPoolExecutor(1))
-    many = make(curated, tiny_tokenizer, tmp_path / "many", ThreadPoolExecutor(num_workers))
+    one = make(curated, tiny_tokenizer, tmp_path / "one")
+    many = make(
+        curated, tiny_tokenizer, tmp_path / "many", partial(ThreadPoolExecutor, num_workers)
+    )
     assert sha256_of_tree(one) == sha256_of_tree(many)
 
 
@@ -141,40 +119,66 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path, tiny_tokeniz
 def test_processes_give_the_bytes_of_threads(tmp_path, tiny_tokenizer):
     curated = write_curated(tmp_path / "curated", 40)
     threads = make(curated, tiny_tokenizer, tmp_path / "threads")
-    with processes(2) as executor:
-        other = make(curated, tiny_tokenizer, tmp_path / "processes", executor)
+    other = make(curated, tiny_tokenizer, tmp_path / "processes", partial(processes, 2))
     assert sha256_of_tree(threads) == sha256_of_tree(other)
 
 
-def test_finished_ranks_are_not_done_again(tmp_path, tiny_tokenizer, monkeypatch):
+def test_finished_shards_are_not_made_again(tmp_path, tiny_tokenizer, monkeypatch):
     curated = write_curated(tmp_path / "curated", 40)
     whole = make(curated, tiny_tokenizer, tmp_path / "whole")
     done = []
 
-    def dies_after_two(rank):
+    def dies_after_two(shard):
         if len(done) == 2:
             raise KeyboardInterrupt
-        done.append(rank.out.name)
-        return run_rank(rank)
+        make_shard(shard)
+        done.append(shard.out.with_suffix(".arrow"))
 
-    monkeypatch.setattr(shards_module, "run_rank", dies_after_two)
+    monkeypatch.setattr(shards_module, "make_shard", dies_after_two)
     with pytest.raises(KeyboardInterrupt):
         make(curated, tiny_tokenizer, tmp_path / "shards")
     assert not (tmp_path / "shards").exists()
-    kept = {path: path.stat().st_mtime_ns for path in Path(".scratch").glob("shards-*/*-*")}
-    assert len(kept) == 2
+    kept = {path.stat().st_mtime_ns for path in done}
 
-    times = []
-
-    def watched(rank):
-        run_rank(rank)
-        times.append(kept.get(rank.out.relative_to(Path())) in (None, rank.out.stat().st_mtime_ns))
-
-    monkeypatch.setattr(shards_module, "run_rank", watched)
+    monkeypatch.setattr(shards_module, "make_shard", make_shard)
     make(curated, tiny_tokenizer, tmp_path / "shards")
-    assert all(times)
+    assert kept < {path.stat().st_mtime_ns for path in (tmp_path / "shards/train").iterdir()}
     assert sha256_of_tree(tmp_path / "shards") == sha256_of_tree(whole)
     assert list(Path(".scratch").iterdir()) == []
+
+
+def test_workers_that_break_down_are_started_again(tmp_path, tiny_tokenizer, monkeypatch):
+    curated = write_curated(tmp_path / "curated", 40)
+    whole = make(curated, tiny_tokenizer, tmp_path / "whole")
+    num_calls = 0
+
+    def breaks(shard, when):
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls in when:
+            raise BrokenProcessPool("terminated abruptly")
+        make_shard(shard)
+
+    monkeypatch.setattr(shards_module, "make_shard", partial(breaks, when={2, 9}))
+    out = make(curated, tiny_tokenizer, tmp_path / "shards")
+    assert sha256_of_tree(out) == sha256_of_tree(whole)
+    assert num_calls > 9
+
+    monkeypatch.setattr(shards_module, "make_shard", partial(breaks, when=range(1000)))
+    with pytest.raises(DataError, match="worker processes were lost 3 times"):
+        make(curated, tiny_tokenizer, tmp_path / "never", min_tokens=5)
+
+
+def test_a_worker_with_other_libraries_is_refused(tmp_path, tiny_tokenizer, monkeypatch):
+    curated = write_curated(tmp_path / "curated", 5)
+
+    def elsewhere(shard):
+        monkeypatch.setattr(shards_module, "versions", lambda: {"tokenizers": "0.1"})
+        make_shard(shard)
+
+    monkeypatch.setattr(shards_module, "make_shard", elsewhere)
+    with pytest.raises(DataError, match=r"has {'tokenizers': '0.1'}, and the shards are made with"):
+        make(curated, tiny_tokenizer, tmp_path / "shards")
 
 
 @pytest.mark.slow
@@ -203,7 +207,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
 @pytest.mark.slow
 def test_a_killed_stage_goes_on_where_it_stopped(tmp_path, tiny_tokenizer):
     settings = yaml.safe_load((ROOT / "params.yaml").read_text())
-    settings["corpus"]["shards"] |= {"num_ranks": 12, "sequence_length": 16}
+    settings["corpus"]["shards"] |= {"num_shards": 12, "sequence_length": 16}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
     write_curated(tmp_path / "curated", 60_000)
     command = [sys.executable, "-m", "stages.corpus.shards", "--curated", "curated"]
@@ -212,30 +216,45 @@ def test_a_killed_stage_goes_on_where_it_stopped(tmp_path, tiny_tokenizer):
 
     killed = subprocess.Popen([*command, "shards"], env=environment, start_new_session=True)
     deadline = time.monotonic() + 120
-    while not list(Path(".scratch").glob("shards-*/train-*")):
+    while not list(Path(".scratch").glob("shards-*/train-*.json")):
         assert killed.poll() is None, "it was done before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
-    finished = {p: p.stat().st_mtime_ns for p in Path(".scratch").glob("shards-*/train-*/*.arrow")}
+    done = [path.with_suffix(".arrow") for path in Path(".scratch").glob("shards-*/train-*.json")]
+    finished = {path.stat().st_mtime_ns for path in done}
     assert not Path("shards").exists()
 
     subprocess.run([*command, "shards"], env=environment, check=True)
     # Finished shards were linked into the result, not written again.
-    linked = {path.stat().st_mtime_ns for path in Path("shards/train").iterdir()}
-    assert finished
-    assert set(finished.values()) <= linked
+    assert finished <= {path.stat().st_mtime_ns for path in Path("shards/train").iterdir()}
     subprocess.run([*command, "again"], env=environment, check=True)
     assert sha256_of_tree(Path("shards")) == sha256_of_tree(Path("again"))
+
+
+def test_sentence_starts_are_read_back(tmp_path, tiny_tokenizer):
+    curated = write_curated(tmp_path / "curated", 10)
+    with document_writer(curated / "train.parquet") as writer:
+        for i in range(9):
+            writer.write(Document(f"a:{i}", "a", "", "The cat sees a dog. It runs! " * (i + 1)))
+    sequences = open_split(make(curated, tiny_tokenizer, tmp_path / "shards"), "train")
+    indices = np.arange(sequences.num_sequences)[::-1]
+    rows, starts = sequences.rows(indices), sequences.sentence_starts(indices)
+    the, it = (open_tokenizer(tiny_tokenizer).token_to_id(word) for word in ("the", "it"))
+    assert np.array_equal(starts, (rows == the) | (rows == it))
+    assert starts.any()
 
 
 def test_datasets_maps_a_shard(tmp_path, tiny_tokenizer):
     datasets = pytest.importorskip("datasets")
     out = make(write_curated(tmp_path / "curated", 20), tiny_tokenizer, tmp_path / "shards")
     shard = datasets.Dataset.from_file(str(out / "train/shard-00001.arrow"))
-    rows = open_split(out, "train").rows(np.arange(5, 10))
-    assert np.array_equal(np.array(shard["input_ids"]), rows)
+    sequences = open_split(out, "train")
+    first = read_json(out / "manifest.json")["splits"]["train"]["shards"][0]["num_sequences"]
+    indices = np.arange(first, first + len(shard))
+    assert np.array_equal(np.array(shard["input_ids"]), sequences.rows(indices))
+    assert np.array_equal(np.array(shard["sentence_starts"]), sequences.sentence_starts(indices))
 
 
 def test_a_damaged_shard_is_refused(tmp_path, tiny_tokenizer):
@@ -260,29 +279,8 @@ def test_a_missing_shard_is_named(tmp_path, tiny_tokenizer):
 def test_shards_of_another_format_are_refused(tmp_path, tiny_tokenizer):
     out = make(write_curated(tmp_path / "curated", 20), tiny_tokenizer, tmp_path / "shards")
     write_json(out / "manifest.json", {**read_json(out / "manifest.json"), "format": 99})
-    with pytest.raises(DataError, match="has format 99, and format 1 is read here"):
+    with pytest.raises(DataError, match="has format 99, and format 2 is read here"):
         open_split(out, "train")
-
-
-def test_a_tokenizer_without_special_tokens_is_refused(tmp_path, tiny_tokenizer):
-    vocabulary = json.loads(tiny_tokenizer.read_text())
-    vocabulary["added_tokens"] = []
-    vocabulary["model"]["vocab"].pop("[MASK]")
-    vocabulary["model"]["vocab"].pop("[CLS]")
-    vocabulary["post_processor"] = None
-    path = tmp_path / "tokenizer.json"
-    path.write_text(json.dumps(vocabulary))
-    with pytest.raises(DataError, match=r"has no token \[CLS\], \[MASK\]: it is not a BERT"):
-        make(write_curated(tmp_path / "curated", 5), path, tmp_path / "shards")
-
-
-def test_a_file_that_is_no_tokenizer_is_refused(tmp_path):
-    path = tmp_path / "tokenizer.json"
-    path.write_text("{}")
-    with pytest.raises(DataError, match=r"is not a tokenizer\.json"):
-        open_tokenizer(path)
-    with pytest.raises(DataError, match="nothing does not exist"):
-        open_tokenizer(tmp_path / "nothing")
 
 
 def test_a_split_without_a_sequence_is_refused(tmp_path, tiny_tokenizer):

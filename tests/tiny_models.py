@@ -46,6 +46,7 @@ def tiny_sequences(num: int = 40, length: int = 12) -> Sequences:
         vocabulary_size=VOCABULARY,
         special=SPECIAL,
         token_counts=np.bincount(rows[rows != 0], minlength=VOCABULARY),
+        continuations=np.zeros(VOCABULARY, dtype=np.bool_),
         digest="0" * 64,
         _pieces=(rows,),
         _starts=np.array([0]),

@@ -72,7 +72,7 @@ def settings(teacher: Path, sha256: str) -> dict[str, Any]:
         "max_megabytes": 0.1,
     }
     chosen["corpus"]["curate"]["heldout_fraction"] = 0.2
-    chosen["corpus"]["shards"] |= {"sequence_length": 32, "num_ranks": 2}
+    chosen["corpus"]["shards"] |= {"sequence_length": 32, "num_shards": 2}
     chosen["corpus"]["expectations"] |= {
         "min_tokens": 500,
         "max_unknown_fraction": 0.2,

@@ -1,62 +1,33 @@
-"""From text to rows of token ids: the tokenizer, what is dropped, how documents are packed."""
+"""From documents to rows `[CLS] ... [SEP]` of one length: what is dropped, where rows begin."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from stages import params
 from stages.corpus.reading import SpecialIds
-from stages.errors import DataError
+from stages.corpus.tokenising import Tokens
 
-SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-
-
-def open_tokenizer(path: Path) -> Any:
-    """Return a tokenizer that neither cuts nor pads, whatever its file asks for.
-
-    Raises:
-        DataError: the file is not a tokenizer's.
-    """
-    from tokenizers import Tokenizer
-
-    if not path.is_file():
-        raise DataError(
-            f"{path} does not exist; run the stage that makes it: dvc repro fetch_teacher"
-        )
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
-        raise DataError(f"{path} is not a tokenizer.json: {error}") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+ROWS_PER_BATCH = 8192
 
 
-def special_ids(tokenizer: Any, path: Path) -> SpecialIds:
-    """Return the ids of BERT's special tokens.
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Some rows of one length L."""
 
-    Raises:
-        DataError: the tokenizer is not one of BERT's kind.
-    """
-    ids = {name: tokenizer.token_to_id(token) for name, token in SPECIAL_TOKENS.items()}
-    missing = [SPECIAL_TOKENS[name] for name, number in ids.items() if number is None]
-    if missing:
-        raise DataError(
-            f"{path} has no token {', '.join(missing)}: it is not a BERT tokenizer. Choose a "
-            "teacher with BERT's vocabulary under teacher.source in params.yaml"
-        )
-    return SpecialIds(**ids)
+    ids: NDArray[Any]
+    """[num_rows, L], as stored."""
+    starts: NDArray[np.bool_]
+    """[num_rows, L], True at the first token of every sentence."""
 
 
-def id_type(vocabulary_size: int) -> np.dtype[Any]:
-    """Return the smallest type that holds every id of a vocabulary."""
-    return np.dtype(np.uint16 if vocabulary_size <= 2**16 else np.uint32)
-
-
-def reason_to_drop(ids: np.ndarray, special: SpecialIds, settings: params.Shards) -> str | None:
+def reason_to_drop(ids: NDArray[Any], special: SpecialIds, settings: params.Shards) -> str | None:
     """Return why a document's tokens are not packed, None if they are."""
     if len(ids) < settings.min_tokens:
         return "too_few_tokens"
@@ -65,37 +36,123 @@ def reason_to_drop(ids: np.ndarray, special: SpecialIds, settings: params.Shards
     return None
 
 
-def pack(documents: Iterable[np.ndarray], special: SpecialIds, length: int) -> Iterator[np.ndarray]:
-    """Yield rows `[CLS] ... [SEP]` of one length, documents end to end with `[SEP]` between them.
+def pack(
+    documents: Iterable[Tokens], special: SpecialIds, settings: params.Shards
+) -> Iterator[Tokens]:
+    """Yield rows of `settings.sequence_length`; a document that does not fit goes on in the next.
 
-    A document that does not fit goes on in the next row. Only the last row is padded. No row
-    begins with a separator: where a document ends with its row, the row's own end separates.
+    With `cross_documents`, documents stand end to end with `[SEP]` between them, and only the last
+    row is padded; no row begins with a separator. Without, every document begins a row, and its
+    last row begins early enough to be full; only a document shorter than a row is padded.
+
+    With `whole_sentences`, a row begins where a sentence does: the sentence that the end of a row
+    cuts stands whole in the next.
     """
-    row = np.empty(length, dtype=np.int64)
-    row[0], row[-1] = special.cls, special.sep
-    filled = 1
-    for ids in documents:
-        if 1 < filled < length - 1:
-            row[filled] = special.sep
-            filled += 1
-        while len(ids):
-            if filled == length - 1:
-                yield row.copy()
-                filled = 1
-            taken = ids[: length - 1 - filled]
-            row[filled : filled + len(taken)] = taken
-            filled += len(taken)
-            ids = ids[len(taken) :]
-    if filled > 1:
-        row[filled] = special.sep
-        row[filled + 1 :] = special.pad
-        yield row
+    row = _OpenRow(special, settings.sequence_length)
+    for document in documents:
+        if row.num_filled and not settings.cross_documents:
+            yield row.close()
+        row.separate()
+        begun = position = 0
+        while position < len(document.ids):
+            if row.num_free == 0:
+                yield row.close()
+            if row.num_filled == 0:
+                position = _row_start(document, begun, position, row.num_free, settings)
+            # In a row that another document began, not even the first sentence is whole.
+            begun = position if row.num_filled == 0 else -1
+            position += row.add(document, position)
+    if row.num_filled:
+        yield row.close()
 
 
-def write_shard(path: Path, rows: np.ndarray) -> None:
-    """Write rows as one record batch of an Arrow stream."""
-    values = pa.array(np.ascontiguousarray(rows).ravel())
-    column = pa.FixedSizeListArray.from_arrays(values, rows.shape[1])
-    table = pa.table({"input_ids": column})
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
-        writer.write_table(table)
+def _row_start(
+    document: Tokens, begun: int, position: int, room: int, settings: params.Shards
+) -> int:
+    """Return where a document's next row begins, which is `position` or before.
+
+    Args:
+        document: Whose tokens before `position` stand in rows already.
+        begun: Where its last row began, -1 if within another document's row.
+        position: Where its last row ended.
+        room: How many tokens a row holds.
+        settings: Whether sentences stay whole, and whether rows cross documents.
+    """
+    if position == 0:
+        return 0
+    start = position
+    if settings.whole_sentences:
+        whole = np.flatnonzero(document.starts[begun + 1 : position + 1])
+        # A sentence longer than a row can only be cut.
+        start = begun + 1 + int(whole[-1]) if whole.size else position
+    earliest = len(document.ids) - room
+    if not settings.cross_documents and start > earliest:
+        whole = np.flatnonzero(document.starts[earliest : start + 1])
+        start = earliest + (int(whole[0]) if settings.whole_sentences and whole.size else 0)
+    return start
+
+
+class _OpenRow:
+    """The row that is being filled."""
+
+    def __init__(self, special: SpecialIds, length: int) -> None:
+        self._special, self._length = special, length
+        self._open()
+
+    def _open(self) -> None:
+        self._ids: NDArray[Any] = np.full(self._length, self._special.pad, dtype=np.int64)
+        self._starts = np.zeros(self._length, dtype=np.bool_)
+        self._ids[0] = self._special.cls
+        self.num_filled = 0
+        """Tokens after `[CLS]`, separators included."""
+
+    @property
+    def num_free(self) -> int:
+        return self._length - 2 - self.num_filled
+
+    def separate(self) -> None:
+        """Put a separator between two documents, if both have a place in this row."""
+        if self.num_filled and self.num_free:
+            self.num_filled += 1
+            self._ids[self.num_filled] = self._special.sep
+
+    def add(self, document: Tokens, position: int) -> int:
+        """Add as many of a document's tokens from a position on as fit; return how many."""
+        stop = min(position + self.num_free, len(document.ids))
+        place = slice(1 + self.num_filled, 1 + self.num_filled + stop - position)
+        self._ids[place] = document.ids[position:stop]
+        self._starts[place] = document.starts[position:stop]
+        self.num_filled += stop - position
+        return stop - position
+
+    def close(self) -> Tokens:
+        """Return the row, ended and padded, and open another."""
+        self._ids[1 + self.num_filled] = self._special.sep
+        closed = Tokens(self._ids, self._starts)
+        self._open()
+        return closed
+
+
+def stacked(rows: Iterable[Tokens], dtype: np.dtype[Any]) -> Iterator[Rows]:
+    """Yield rows together, ROWS_PER_BATCH at a time; the last may be fewer."""
+    rows = iter(rows)
+    while block := list(islice(rows, ROWS_PER_BATCH)):
+        ids = np.stack([row.ids for row in block], dtype=dtype, casting="unsafe")
+        yield Rows(ids, np.stack([row.starts for row in block]))
+
+
+def write_shard(path: Path, blocks: Iterable[Rows], length: int, dtype: np.dtype[Any]) -> None:
+    """Write rows as an Arrow stream, a record batch for each block."""
+    schema = pa.schema(
+        {
+            "input_ids": pa.list_(pa.from_numpy_dtype(dtype), length),
+            "sentence_starts": pa.list_(pa.bool_(), length),
+        }
+    )
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+        for block in blocks:
+            columns = [
+                pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), length)
+                for values in (block.ids, block.starts)
+            ]
+            writer.write_batch(pa.record_batch(columns, schema=schema))

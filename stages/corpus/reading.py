@@ -2,10 +2,13 @@
 
     sequences = open_split(Path("data/shards"), "train")
     ids = sequences.rows(np.array([0, 7]))  # int64 [2, sequence_length]
+    starts = sequences.sentence_starts(np.array([0, 7]))  # bool [2, sequence_length]
 
 Needs numpy and pyarrow only, so that a training machine can read what another one made.
 """
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ import pyarrow as pa
 from stages.errors import DataError
 from stages.files import read_json, sha256_of
 
-FORMAT = 1
+FORMAT = 2
 SPLITS = ("train", "heldout")
 
 
@@ -41,19 +44,33 @@ class Sequences:
     special: SpecialIds
     token_counts: np.ndarray
     """How often each id stands in the training split (int64, padding not counted)."""
+    continuations: np.ndarray
+    """For each id whether it continues a word (`##ing`)."""
     digest: str
     """The sha256 of the manifest, which holds those of all shards: it names these very rows."""
     _pieces: tuple[np.ndarray, ...]
     _starts: np.ndarray
+    """The position of every piece's first row."""
+    _marks: tuple[np.ndarray, ...] = ()
+    """For every piece the starts of sentences, eight to a byte."""
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
         """Return the rows at these positions as int64, one line each, in the given order."""
-        rows = np.empty((len(indices), self.sequence_length), dtype=np.int64)
+        return self._gathered(self._pieces, indices).astype(np.int64)
+
+    def sentence_starts(self, indices: np.ndarray) -> np.ndarray:
+        """Return for these rows, as bool, where a sentence begins."""
+        packed = self._gathered(self._marks, indices)
+        bits = np.unpackbits(packed, axis=1, count=self.sequence_length, bitorder="little")
+        return bits.astype(np.bool_)
+
+    def _gathered(self, pieces: tuple[np.ndarray, ...], indices: np.ndarray) -> np.ndarray:
+        found = np.empty((len(indices), pieces[0].shape[1]), dtype=pieces[0].dtype)
         owners = np.searchsorted(self._starts, indices, side="right") - 1
         for owner in np.unique(owners):
             chosen = owners == owner
-            rows[chosen] = self._pieces[owner][indices[chosen] - self._starts[owner]]
-        return rows
+            found[chosen] = pieces[owner][indices[chosen] - self._starts[owner]]
+        return found
 
 
 def open_split(shards: Path, split: str, verify: bool = True) -> Sequences:
@@ -69,12 +86,14 @@ def open_split(shards: Path, split: str, verify: bool = True) -> Sequences:
             "read here; make the shards again: dvc repro shards"
         )
     length = manifest["sequence_length"]
-    pieces = []
-    for shard in manifest["splits"][split]["shards"]:
-        path = shards / shard["file"]
-        if verify:
-            _check(path, shard["sha256"])
-        pieces.extend(_map(path, length))
+    listed = manifest["splits"][split]["shards"]
+    if verify:
+        _check_all(shards, listed)
+    pieces, marks = [], []
+    for shard in listed:
+        for ids, starts in _map(shards / shard["file"], length):
+            pieces.append(ids)
+            marks.append(starts)
     sizes = [len(piece) for piece in pieces]
     expected = manifest["splits"][split]["num_sequences"]
     if sum(sizes) != expected:
@@ -88,10 +107,19 @@ def open_split(shards: Path, split: str, verify: bool = True) -> Sequences:
         vocabulary_size=manifest["vocabulary_size"],
         special=SpecialIds(**manifest["special_ids"]),
         token_counts=np.load(shards / "token_counts.npy"),
+        continuations=np.load(shards / "continuations.npy"),
         digest=sha256_of(shards / "manifest.json"),
         _pieces=tuple(pieces),
         _starts=np.cumsum([0, *sizes[:-1]]),
+        _marks=tuple(marks),
     )
+
+
+def _check_all(shards: Path, listed: list[dict[str, Any]]) -> None:
+    # Threads: hashing lets go of the interpreter, and the shards of a large corpus are many.
+    with ThreadPoolExecutor() as pool:
+        for _ in pool.map(lambda shard: _check(shards / shard["file"], shard["sha256"]), listed):
+            pass
 
 
 def _check(path: Path, expected: str) -> None:
@@ -106,11 +134,16 @@ def _check(path: Path, expected: str) -> None:
         )
 
 
-def _map(path: Path, length: int) -> list[Any]:
-    """Return the record batches of a shard as arrays that look into the mapped file."""
+def _map(path: Path, length: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield ids and packed sentence starts of every record batch, as views of the mapped file."""
     try:
         table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{path} cannot be read as an Arrow stream: {error}") from error
-    chunks = table.column("input_ids").chunks
-    return [c.flatten().to_numpy(zero_copy_only=True).reshape(-1, length) for c in chunks]
+    for batch in table.to_batches():
+        ids = batch.column("input_ids").flatten().to_numpy(zero_copy_only=True)
+        bits = batch.column("sentence_starts").flatten()
+        # A row's length is a multiple of eight, so every row's bits begin with a byte.
+        first, size = bits.offset // 8, len(bits) // 8
+        marks = np.frombuffer(bits.buffers()[1], dtype=np.uint8)[first : first + size]
+        yield ids.reshape(-1, length), marks.reshape(-1, length // 8)

@@ -2,219 +2,255 @@ r"""Turn documents into rows of token ids of one length, stored as memory-mapped
 
 By hand: python -m stages.corpus.shards --curated data/curated \
              --tokenizer models/teacher_source/tokenizer.json --out data/shards
-Writes <split>/shard-00000.arrow ..., manifest.json and token_counts.npy (docs/data-format.md).
+Writes <split>/shard-00000.arrow ..., manifest.json, token_counts.npy and continuations.npy
+(docs/data-format.md).
 
-The work is cut into `corpus.shards.num_ranks` ranks, each a function of its number alone, so the
-bytes do not depend on how many processes run the ranks. Finished ranks are kept under .scratch
-until all are done: the same command goes on where a killed one stopped.
+A shard is a function of its number and of `corpus.shards` alone, so the bytes do not depend on
+which processes make it: local ones, or the workers of a Dask cluster (`launch.dask_address`).
+Finished shards are kept under .scratch until all are done: the same command goes on where a
+killed one stopped.
 """
 
 import argparse
 import os
+import platform
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, as_completed
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, as_completed
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import cache, partial
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from stages import params
 from stages.command import log, parser_for, run
-from stages.corpus.packing import (
-    id_type,
-    open_tokenizer,
-    pack,
-    reason_to_drop,
-    special_ids,
-    write_shard,
-)
+from stages.corpus.health import Health, common_ids
+from stages.corpus.packing import Rows, pack, reason_to_drop, stacked, write_shard
 from stages.corpus.reading import FORMAT, SPLITS
 from stages.corpus.records import open_documents
-from stages.corpus.workers import processes
+from stages.corpus.tokenising import Encoder, Tokens, continuations
+from stages.corpus.workers import workers
 from stages.errors import DataError, Interrupted
 from stages.files import atomic_output, read_json, scratch, sha256_of, write_json
 
-DOCUMENTS_PER_CALL = 256
+DOCUMENTS_PER_BATCH = 64
+MAX_LOST_WORKERS = 3
+LIBRARIES = ("numpy", "pyarrow", "sentencex", "tokenizers")
+"""What decides the bytes of a shard, besides this code."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rank:
-    """One piece of the work, with all that a process needs to do it."""
+class Shard:
+    """One shard of one split, with all that a process needs to make it."""
 
     documents: Path
     tokenizer: Path
     settings: params.Shards
     number: int
+    versions: dict[str, str]
+    """Of LIBRARIES: a worker that has others makes other shards, and must not."""
     out: Path
-    """A folder that appears when the piece is done, and is not made again if it is there."""
+    """Without a suffix. The rows appear as .arrow, their token counts as .npy, and at last what
+    they are as .json, which says that the shard is done."""
 
 
-# --------------------------------------------------------------------------- one rank
+# --------------------------------------------------------------------------- one shard
 
 
-def run_rank(rank: Rank) -> Path:
-    """Write a rank's shards and their description into its folder; return the folder."""
-    if rank.out.exists():
-        return rank.out
-    tokenizer = open_tokenizer(rank.tokenizer)
-    special = special_ids(tokenizer, rank.tokenizer)
-    vocabulary_size = tokenizer.get_vocab_size(with_added_tokens=True)
-    dtype = id_type(vocabulary_size)
-    dropped: Counter[str] = Counter()
-    num_documents = 0
+def make_shard(shard: Shard) -> None:
+    """Write a shard, unless it is done."""
+    if shard.out.with_suffix(".json").exists():
+        return
+    if (found := versions()) != shard.versions:
+        raise DataError(
+            f"the worker on {platform.node()} has {found}, and the shards are made with "
+            f"{shard.versions}: install the same requirements.lock everywhere"
+        )
+    encoder, common = _tokenizer(shard.tokenizer)
+    settings = shard.settings
+    health, dropped = Health(), Counter[str]()
+    counts = np.zeros(encoder.vocabulary_size, dtype=np.int64)
+    num_sequences = 0
 
-    def kept() -> Iterator[np.ndarray]:
-        nonlocal num_documents
-        for texts in _texts(rank.documents, rank.number, rank.settings.num_ranks):
-            for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False):
-                ids = np.array(encoding.ids, dtype=np.int64)
-                reason = reason_to_drop(ids, special, rank.settings)
+    def kept() -> Iterator[Tokens]:
+        for sources, texts in _documents(shard.documents, shard.number, settings.num_shards):
+            for source, text, tokens in zip(sources, texts, encoder.encode(texts), strict=True):
+                reason = reason_to_drop(tokens.ids, encoder.special, settings)
                 if reason is None:
-                    num_documents += 1
-                    yield ids
+                    health.add(source, text, tokens.ids, common)
+                    yield tokens
                 else:
                     dropped[reason] += 1
 
-    with atomic_output(rank.out) as folder:
-        folder.mkdir()
-        counts = np.zeros(vocabulary_size, dtype=np.int64)
-        shards: list[dict[str, Any]] = []
-        rows = pack(kept(), special, rank.settings.sequence_length)
-        for block in _blocks(rows, rank.settings.sequences_per_shard):
-            path = folder / f"{len(shards):05d}.arrow"
-            write_shard(path, block.astype(dtype))
-            block_counts = np.bincount(block.ravel(), minlength=vocabulary_size)
-            block_counts[special.pad] = 0
-            counts += block_counts
-            shards.append(
-                {
-                    "num_sequences": len(block),
-                    "num_tokens": int(block_counts.sum()),
-                    "sha256": sha256_of(path),
-                }
-            )
-        np.save(folder / "token_counts.npy", counts)
-        done = {"num_documents": num_documents, "dropped": dict(dropped), "shards": shards}
-        write_json(folder / "rank.json", done)
-    return rank.out
+    def counted() -> Iterator[Rows]:
+        nonlocal counts, num_sequences
+        for rows in stacked(pack(kept(), encoder.special, settings), encoder.id_type):
+            counts += np.bincount(rows.ids.ravel(), minlength=encoder.vocabulary_size)
+            num_sequences += len(rows.ids)
+            yield rows
+
+    with atomic_output(shard.out.with_suffix(".arrow")) as path:
+        write_shard(path, counted(), settings.sequence_length, encoder.id_type)
+        sha256 = sha256_of(path)
+    counts[encoder.special.pad] = 0
+    with atomic_output(shard.out.with_suffix(".npy")) as path:
+        np.save(path, counts)
+    done = {
+        "num_sequences": num_sequences,
+        "num_tokens": int(counts.sum()),
+        "sha256": sha256,
+        "dropped": dropped,
+        **health.as_json(),
+    }
+    write_json(shard.out.with_suffix(".json"), done)
 
 
-def _texts(path: Path, rank: int, num_ranks: int) -> Iterator[list[str]]:
-    """Yield the texts of a rank's share of a documents file: consecutive rows, a few at a time."""
+def versions() -> dict[str, str]:
+    """Return the versions of LIBRARIES here."""
+    return {name: version(name) for name in LIBRARIES}
+
+
+@cache
+def _tokenizer(path: Path) -> tuple[Encoder, NDArray[np.bool_]]:
+    """Return what every shard of a process needs, and takes a tenth of a second to open."""
+    # The shards are the parallelism: threads inside each would only get in each other's way.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    encoder = Encoder(path)
+    return encoder, common_ids(encoder.tokenizer.get_vocab(), encoder.vocabulary_size)
+
+
+def _documents(path: Path, number: int, num_shards: int) -> Iterator[tuple[list[str], list[str]]]:
+    """Yield sources and texts of a shard's share of a documents file, a few rows at a time."""
     with open_documents(path) as file:
         num_rows = file.metadata.num_rows
-        first, last = num_rows * rank // num_ranks, num_rows * (rank + 1) // num_ranks
+        first, last = num_rows * number // num_shards, num_rows * (number + 1) // num_shards
         start = 0
         for group in range(file.metadata.num_row_groups):
             end = start + file.metadata.row_group(group).num_rows
-            low, high = max(first, start), min(last, end)
-            if low < high:
-                column = file.read_row_group(group, columns=["text"]).column("text")
-                texts = column.slice(low - start, high - low).to_pylist()
-                for i in range(0, len(texts), DOCUMENTS_PER_CALL):
-                    yield texts[i : i + DOCUMENTS_PER_CALL]
+            if max(first, start) < min(last, end):
+                for batch in file.iter_batches(
+                    DOCUMENTS_PER_BATCH, row_groups=[group], columns=["source", "text"]
+                ):
+                    low, high = max(first - start, 0), min(last - start, len(batch))
+                    if low < high:
+                        share = batch.slice(low, high - low)
+                        yield share.column("source").to_pylist(), share.column("text").to_pylist()
+                    start += len(batch)
             start = end
 
 
-def _blocks(rows: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """Yield rows stacked to blocks of `size`; the last may be smaller."""
-    block: list[np.ndarray] = []
-    for row in rows:
-        block.append(row)
-        if len(block) == size:
-            yield np.stack(block)
-            block = []
-    if block:
-        yield np.stack(block)
+# --------------------------------------------------------------------------- all shards
 
 
-# --------------------------------------------------------------------------- all ranks
+Workers = Callable[[], AbstractContextManager[Executor]]
+"""Starts the workers; called again if they broke down."""
 
 
 def make_shards(
-    curated: Path, tokenizer: Path, out: Path, settings: params.Shards, executor: Executor
+    curated: Path, tokenizer: Path, out: Path, settings: params.Shards, workers: Workers
 ) -> dict[str, Any]:
-    """Run every rank of both splits through an executor, and assemble the shards folder.
+    """Make every shard of both splits, and assemble the shards folder.
 
     Returns:
         The manifest.
     """
-    opened = open_tokenizer(tokenizer)
-    special = special_ids(opened, tokenizer)
+    encoder = Encoder(tokenizer)
     tokenizer_sha256 = sha256_of(tokenizer)
     inputs = {split: sha256_of(curated / f"{split}.parquet") for split in SPLITS}
-    work = scratch("shards", FORMAT, inputs, tokenizer_sha256, settings.model_dump())
-    ranks = {
+    # Whole paths, since a worker of a cluster may have been started in another folder.
+    key = FORMAT, inputs, tokenizer_sha256, settings.model_dump(), versions()
+    work = scratch("shards", *key).resolve()
+    shards = {
         split: [
-            Rank(
-                curated / f"{split}.parquet",
-                tokenizer,
+            Shard(
+                (curated / f"{split}.parquet").resolve(),
+                tokenizer.resolve(),
                 settings,
                 number,
+                versions(),
                 work / f"{split}-{number:05d}",
             )
-            for number in range(settings.num_ranks)
+            for number in range(settings.num_shards)
         ]
         for split in SPLITS
     }
-    _run_all([rank for split in SPLITS for rank in ranks[split]], executor)
+    _make_all([shard for split in SPLITS for shard in shards[split]], workers)
     manifest = {
         "format": FORMAT,
         "sequence_length": settings.sequence_length,
-        "vocabulary_size": opened.get_vocab_size(with_added_tokens=True),
+        "vocabulary_size": encoder.vocabulary_size,
         "tokenizer_sha256": tokenizer_sha256,
-        "special_ids": asdict(special),
+        "special_ids": asdict(encoder.special),
         "params": settings.model_dump(),
     }
     with atomic_output(out) as folder:
         folder.mkdir()
-        manifest["splits"] = {split: _assemble(ranks[split], folder, split) for split in SPLITS}
-        counts = sum(np.load(rank.out / "token_counts.npy") for rank in ranks["train"])
+        manifest["splits"] = {split: _assemble(shards[split], folder, split) for split in SPLITS}
+        counts = sum(np.load(shard.out.with_suffix(".npy")) for shard in shards["train"])
         np.save(folder / "token_counts.npy", counts)
+        np.save(folder / "continuations.npy", continuations(encoder.tokenizer))
         write_json(folder / "manifest.json", manifest)
     shutil.rmtree(work)
     return manifest
 
 
-def _run_all(ranks: list[Rank], executor: Executor) -> None:
-    futures = [executor.submit(run_rank, rank) for rank in ranks]
-    for future in tqdm(as_completed(futures), desc="shards", unit=" ranks", total=len(futures)):
-        future.result()
+def _make_all(shards: list[Shard], workers: Workers) -> None:
+    """Make the shards; a local process that is lost costs those that were being made."""
+    for _ in range(MAX_LOST_WORKERS):
+        try:
+            with workers() as executor:
+                futures = [executor.submit(make_shard, shard) for shard in shards]
+                bar = tqdm(as_completed(futures), desc="shards", total=len(futures))
+                for future in bar:
+                    future.result()
+        except BrokenExecutor as error:
+            log.warning("a worker process was lost (%s); what it had begun is made again", error)
+        else:
+            return
+    raise DataError(
+        f"worker processes were lost {MAX_LOST_WORKERS} times, perhaps for want of memory; the "
+        "finished shards are kept: run the same command again, with fewer other programs"
+    )
 
 
-def _assemble(ranks: list[Rank], folder: Path, split: str) -> dict[str, Any]:
-    """Copy the ranks' shards into one numbering, and return the split's part of the manifest."""
+def _assemble(shards: list[Shard], folder: Path, split: str) -> dict[str, Any]:
+    """Bring a split's shards into the folder, and return its part of the manifest."""
     (folder / split).mkdir()
-    shards: list[dict[str, Any]] = []
-    dropped: Counter[str] = Counter()
-    num_documents = 0
-    for rank in ranks:
-        done = read_json(rank.out / "rank.json")
-        num_documents += done["num_documents"]
-        dropped.update(done["dropped"])
-        for number, shard in enumerate(done["shards"]):
-            file = f"{split}/shard-{len(shards):05d}.arrow"
-            # A link, not a move: a kill between here and the end must not cost a finished rank.
-            _link(rank.out / f"{number:05d}.arrow", folder / file)
-            shards.append({"file": file, **shard})
-    if not shards:
+    listed: list[dict[str, Any]] = []
+    dropped, tokens, lengths = Counter[str](), Counter[str](), Counter[str]()
+    for shard in shards:
+        done = read_json(shard.out.with_suffix(".json"))
+        dropped.update(done.pop("dropped"))
+        tokens.update(done.pop("tokens"))
+        lengths.update(done.pop("lengths"))
+        if done["num_sequences"]:
+            file = f"{split}/shard-{shard.number:05d}.arrow"
+            # A link, not a move: a kill between here and the end must not cost a finished shard.
+            _link(shard.out.with_suffix(".arrow"), folder / file)
+            listed.append({"file": file, **done})
+    if not listed:
         raise DataError(
             f"no sequence is left for the {split} split ({dropped.total()} documents dropped: "
             f"{dict(dropped)}); add text under corpus.sources in params.yaml, or lower "
             "corpus.shards.min_tokens"
         )
     return {
-        "num_sequences": sum(shard["num_sequences"] for shard in shards),
-        "num_tokens": sum(shard["num_tokens"] for shard in shards),
-        "num_documents": num_documents,
-        "dropped": dict(dropped),
-        "shards": shards,
+        "num_sequences": sum(shard["num_sequences"] for shard in listed),
+        "num_tokens": sum(shard["num_tokens"] for shard in listed),
+        "num_documents": lengths.total(),
+        "dropped": dropped,
+        "tokens": tokens,
+        "lengths": lengths,
+        "shards": listed,
     }
 
 
@@ -226,17 +262,18 @@ def _link(old: Path, new: Path) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Make the shards with one process per core."""
-    settings = params.load().corpus.shards
+    """Make the shards with one process per core, or on a cluster."""
+    settings = params.load()
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
-    # The ranks are the parallelism: threads inside each would only get in each other's way.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    workers = min(os.cpu_count() or 1, len(SPLITS) * settings.num_ranks)
-    with processes(workers) as executor:
-        manifest = make_shards(
-            arguments.curated, arguments.tokenizer, arguments.out, settings, executor
-        )
+    num_shards = len(SPLITS) * settings.corpus.shards.num_shards
+    manifest = make_shards(
+        arguments.curated,
+        arguments.tokenizer,
+        arguments.out,
+        settings.corpus.shards,
+        partial(workers, settings.launch.dask_address, num_shards),
+    )
     for split, part in manifest["splits"].items():
         log.info(
             "%s: %d sequences, %d tokens, %d documents, dropped: %s",
@@ -244,12 +281,12 @@ def main(arguments: argparse.Namespace) -> None:
             part["num_sequences"],
             part["num_tokens"],
             part["num_documents"],
-            part["dropped"] or "none",
+            dict(part["dropped"]) or "none",
         )
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:
-    raise Interrupted("stopped; the finished ranks are kept, the same command does the rest")
+    raise Interrupted("stopped; the finished shards are kept, the same command does the rest")
 
 
 if __name__ == "__main__":

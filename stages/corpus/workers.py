@@ -1,12 +1,27 @@
-"""Processes that do pieces of work side by side, and end when the one that started them ends."""
+"""Where pieces of work run side by side: processes of this machine, or a Dask cluster.
+
+Either is a `concurrent.futures.Executor`, and none of the work knows which.
+"""
 
 import gc
 import multiprocessing
 import os
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+
+from stages.command import log
+from stages.errors import DistilleryError, SettingsError
+
+SECONDS_TO_CONNECT = 30
+
+
+def workers(address: str | None, num_tasks: int) -> AbstractContextManager[Executor]:
+    """Return the workers of the cluster at an address; without one, a process for each core."""
+    if address is None:
+        return processes(min(os.cpu_count() or 1, num_tasks))
+    return cluster(address)
 
 
 @contextmanager
@@ -14,7 +29,7 @@ def processes(num_workers: int) -> Iterator[ProcessPoolExecutor]:
     """Yield a pool of processes; on leaving, work that has not begun is given up.
 
     They are started afresh, not forked: a fork copies the locks of the libraries' threads, and
-    may wait for them for ever.
+    may wait for them for ever. They end when the process that started them ends.
     """
     context = multiprocessing.get_context("spawn")
     executor = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_prepare)
@@ -36,3 +51,42 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+@contextmanager
+def cluster(address: str) -> Iterator[Executor]:
+    """Yield the workers of a Dask cluster; what a lost worker was doing, another does again.
+
+    The workers must see this folder under the same path, and run this code: start each in the
+    project's folder with `python -m distributed.cli.dask_worker ADDRESS --nthreads 1`.
+
+    Raises:
+        SettingsError: `distributed` is not installed, or nothing answers at the address.
+        DistilleryError: one piece of work has ended several workers, one after the other.
+    """
+    try:
+        from distributed import Client, KilledWorker
+    except ImportError as error:
+        raise SettingsError(
+            f"params.yaml: launch.dask_address = {address}: needs a package that is not "
+            "installed: pip install distributed"
+        ) from error
+    try:
+        client = Client(address, timeout=SECONDS_TO_CONNECT, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"params.yaml: launch.dask_address = {address}: no Dask scheduler answers there "
+            f"({error}); start one with `dask scheduler`, or set null to use this machine alone"
+        ) from error
+    with client:
+        log.info("%d workers at %s", len(client.scheduler_info()["workers"]), address)
+        executor = client.get_executor(pure=False)
+        try:
+            yield executor
+        except KilledWorker as error:
+            raise DistilleryError(
+                f"a shard has ended several workers of {address}, perhaps for want of memory; "
+                f"what is finished is kept, run the same command again ({error})"
+            ) from error
+        finally:
+            executor.shutdown(wait=False)

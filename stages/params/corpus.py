@@ -118,10 +118,16 @@ class Curate(Settings):
 class Shards(Settings):
     """How documents become rows of token ids."""
 
-    sequence_length: int = Field(ge=16, le=512)
-    sequences_per_shard: Positive = 4096
-    num_ranks: Positive = 4
-    """Pieces the work is cut into: part of the data, not of the machine."""
+    sequence_length: int = Field(ge=16, le=512, multiple_of=8)
+    num_shards: Positive = 4
+    """Files of a split, each made from its share of the documents: part of the data, not of the
+    machine."""
+    cross_documents: bool = False
+    """Fill rows across the borders of documents, with `[SEP]` between them. Without it, documents
+    shorter than a row are padded."""
+    whole_sentences: bool = False
+    """Begin every row where a sentence begins; one that is cut by a row's end stands again, whole,
+    in the next."""
     min_tokens: Positive = 12
     """Documents shorter than this are dropped (DistilBERT drops 11 tokens or fewer)."""
     max_unknown_fraction: Fraction = 0.5

@@ -66,5 +66,8 @@ class Launch(Settings):
     live_curve_after_seconds: float | None = Field(default=120.0, ge=0)
     """How long a student trains before its curve is written to MLflow as it grows: importing MLflow
     costs seconds that a short run does better without. null writes it at registration only."""
+    dask_address: str | None = Field(default=None, pattern=r"^(tcp|tls|ucx|ws|wss)://.+$")
+    """A Dask scheduler, such as tcp://10.0.0.1:8786, whose workers make the shards; null uses the
+    cores of this machine."""
     parallel_stages: Positive = 2
     """Stages that the flow runs side by side."""

@@ -1,0 +1,112 @@
+"""Text to ids: the library's own, sentence by sentence."""
+
+import json
+
+import numpy as np
+import pytest
+
+from stages.corpus.tokenising import (
+    MAX_SENTENCE_CHARACTERS,
+    Encoder,
+    continuations,
+    id_type,
+    open_tokenizer,
+    sentences,
+)
+from stages.errors import DataError
+
+TEXTS = [
+    "The cat sees a dog. It runs! Does it? Mr. Smith reads a good book.\n\nA new day",
+    "",
+    'the "old" house by the\tRIVER, caf\u00e9s and \u4e2d\u6587 \u2014 na\u00efve',
+    "THE KING GIVES THE CHILD A BOOK.",
+    " \n\n ",
+    "the [MASK] of a [SEP] word [PAD]",
+    "the c\x1eat and the\x00 dog\x7f",
+]
+
+
+def test_the_ids_are_those_of_the_library(tiny_tokenizer):
+    encoder = Encoder(tiny_tokenizer)
+    reference = open_tokenizer(tiny_tokenizer)
+    found = [tokens.ids.tolist() for tokens in encoder.encode(TEXTS)]
+    assert found == [reference.encode(text, add_special_tokens=False).ids for text in TEXTS]
+
+
+def test_sentences_are_marked(tiny_tokenizer):
+    (tokens,) = Encoder(tiny_tokenizer).encode(["The cat sees a dog. It runs!\n\nA new day"])
+    assert np.flatnonzero(tokens.starts).tolist() == [0, 6, 9]
+
+
+def test_abbreviations_end_no_sentence():
+    text = 'Mr. Smith lives in St. Louis. "Why?" she said (see Fig. 3.5). It is so.'
+    assert list(sentences(text)) == [
+        "Mr. Smith lives in St. Louis.",
+        '"Why?" she said (see Fig. 3.5).',
+        "It is so.",
+    ]
+
+
+def test_what_is_too_long_for_a_sentence_is_cut_between_words():
+    pieces = list(sentences("word " * 10_000))
+    assert max(map(len, pieces)) <= MAX_SENTENCE_CHARACTERS
+    assert " ".join(pieces) == " ".join(["word"] * 10_000)
+    assert "".join(sentences("x" * 25_000)) == "x" * 25_000
+
+
+def test_text_that_speaks_of_special_tokens_is_text(tiny_tokenizer):
+    (tokens,) = Encoder(tiny_tokenizer).encode(["the [PAD] and the [MASK]"])
+    assert not set(tokens.ids.tolist()) & {0, 2, 3, 4}
+
+
+def test_a_cased_tokenizer_keeps_its_case(tiny_tokenizer, tmp_path):
+    described = json.loads(tiny_tokenizer.read_text())
+    described["normalizer"]["lowercase"] = False
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(described))
+    upper, lower = Encoder(path).encode(["THE CAT", "the cat"])
+    assert upper.ids.tolist() == [1, 1]
+    assert 1 not in lower.ids
+
+
+def test_another_normaliser_is_used_for_all_text(tiny_tokenizer, tmp_path):
+    described = json.loads(tiny_tokenizer.read_text())
+    described["normalizer"] = {"type": "Replace", "pattern": {"String": "q"}, "content": "cat"}
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(described))
+    replaced, plain = Encoder(path).encode(["the q", "the cat"])
+    assert replaced.ids.tolist() == plain.ids.tolist()
+
+
+def test_words_are_known_by_their_first_piece(tiny_tokenizer):
+    tokenizer = open_tokenizer(tiny_tokenizer)
+    found = continuations(tokenizer)
+    assert [tokenizer.id_to_token(int(i)) for i in np.flatnonzero(found)] == ["##s", "##ed"]
+    assert len(found) == tokenizer.get_vocab_size()
+
+
+def test_the_smallest_type_that_holds_a_vocabulary():
+    assert id_type(30522) == np.uint16
+    assert id_type(65536) == np.uint16
+    assert id_type(65537) == np.uint32
+
+
+def test_a_tokenizer_without_special_tokens_is_refused(tmp_path, tiny_tokenizer):
+    vocabulary = json.loads(tiny_tokenizer.read_text())
+    vocabulary["added_tokens"] = []
+    vocabulary["model"]["vocab"].pop("[MASK]")
+    vocabulary["model"]["vocab"].pop("[CLS]")
+    vocabulary["post_processor"] = None
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(vocabulary))
+    with pytest.raises(DataError, match=r"has no token \[CLS\], \[MASK\]: it is not a BERT"):
+        Encoder(path)
+
+
+def test_a_file_that_is_no_tokenizer_is_refused(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text("{}")
+    with pytest.raises(DataError, match=r"is not a tokenizer\.json"):
+        open_tokenizer(path)
+    with pytest.raises(DataError, match="nothing does not exist"):
+        open_tokenizer(tmp_path / "nothing")
