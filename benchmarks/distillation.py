@@ -292,6 +292,7 @@ def sequences(shape: Shape) -> Sequences:
         vocabulary_size=VOCABULARY,
         special=special,
         token_counts=np.bincount(rows.ravel(), minlength=VOCABULARY),
+        continuations=np.zeros(VOCABULARY, dtype=np.bool_),
         digest="0" * 64,
         _pieces=(rows,),
         _starts=np.array([0]),

@@ -99,3 +99,12 @@ def two_versions(world: Path, store: Store) -> Store:
     other_student(world, "capital")
     register_now(world)
     return store
+
+
+@pytest.fixture(scope="session")
+def bert_tokenizer() -> Path:
+    """The tokenizer of bert-base-uncased, where the demo has fetched its teacher."""
+    path = ROOT / "models" / "teacher_source" / "tokenizer.json"
+    if not path.is_file():
+        pytest.skip(f"no real tokenizer is here: {path} does not exist (dvc repro fetch_teacher)")
+    return path

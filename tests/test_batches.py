@@ -130,3 +130,35 @@ def test_rows_with_labels_come_first() -> None:
     assert found["rows"].tolist() == [1, 3, 0, 4]
     assert found["row_labels"].tolist() == [4, 9]
     assert found["row_importance"].tolist() == [1.0, 1.0, 2.0, 2.0]
+
+
+def test_whole_words_are_masked_or_left() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.integers(5, 40, size=(30, 32))
+    rows[:, 0], rows[:, -1] = SPECIAL.cls, SPECIAL.sep
+    continuations = np.arange(40) >= 20
+    weights = masking_weights(np.ones(40, dtype=np.int64), SPECIAL, 0.0)
+    inputs, labels = mask_batch(rows, weights, SPECIAL, 0.15, rng, continuations)
+    chosen = labels != -100
+    budget = int(np.ceil(0.15 * rows.size))
+    assert budget - 10 < chosen.sum() <= budget
+    assert not chosen[:, [0, -1]].any()
+    for row, mask in zip(rows, chosen, strict=True):
+        # A piece shares the fate of the token before it, unless that is [CLS].
+        pieces = np.flatnonzero(continuations[row])
+        pieces = pieces[pieces > 1]
+        assert (mask[pieces] == mask[pieces - 1]).all()
+    assert (labels[chosen] == rows[chosen]).all()
+    assert (inputs[~chosen] == rows[~chosen]).all()
+
+
+def test_every_word_is_as_likely_whatever_its_length() -> None:
+    # Words of one and of three tokens by turns, equal weights: half of the masked words are long.
+    rng = np.random.default_rng(1)
+    rows = np.tile([10, 11, 30, 31], (200, 8))
+    continuations = np.arange(40) >= 30
+    weights = masking_weights(np.ones(40, dtype=np.int64), SPECIAL, 0.0)
+    _, labels = mask_batch(rows, weights, SPECIAL, 0.15, rng, continuations)
+    short, long = int((labels == 10).sum()), int((labels == 11).sum())
+    assert short + 3 * long == pytest.approx(0.15 * rows.size, abs=3)
+    assert short / (short + long) == pytest.approx(0.5, abs=0.05)

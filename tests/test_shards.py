@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,13 +17,14 @@ import pytest
 import yaml
 
 from stages.corpus import shards as shards_module
+from stages.corpus import workers as workers_module
 from stages.corpus.curate import SPLITS
 from stages.corpus.reading import open_split
 from stages.corpus.records import Document, document_writer
 from stages.corpus.shards import Workers, make_shard, make_shards
 from stages.corpus.tokenising import open_tokenizer
-from stages.corpus.workers import processes
-from stages.errors import DataError
+from stages.corpus.workers import cluster, processes
+from stages.errors import DataError, SettingsError
 from stages.files import read_json, sha256_of_tree, write_json
 from stages.params import Shards
 from tests.conftest import ROOT
@@ -231,6 +233,70 @@ def test_a_killed_stage_goes_on_where_it_stopped(tmp_path, tiny_tokenizer):
     assert finished <= {path.stat().st_mtime_ns for path in Path("shards/train").iterdir()}
     subprocess.run([*command, "again"], env=environment, check=True)
     assert sha256_of_tree(Path("shards")) == sha256_of_tree(Path("again"))
+
+
+@pytest.mark.slow
+def test_a_cluster_gives_the_same_bytes_though_a_worker_is_killed(tmp_path, tiny_tokenizer):
+    distributed = pytest.importorskip("distributed")
+    curated = write_curated(tmp_path / "curated", 12_000)
+    alone = make(curated, tiny_tokenizer, tmp_path / "alone", num_shards=12)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    python = [sys.executable, "-m"]
+    port = free_port()
+    address = f"tcp://127.0.0.1:{port}"
+    scheduler = [*python, "distributed.cli.dask_scheduler", "--host", "127.0.0.1"]
+    worker = [*python, "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny"]
+    started = [
+        subprocess.Popen(command, env=environment, cwd=folder)
+        for command, folder in (
+            ([*scheduler, "--port", str(port), "--no-dashboard"], tmp_path),
+            # Another folder than this one, as on another machine.
+            ([*worker, "--no-dashboard"], tmp_path / "curated"),
+            ([*worker, "--no-dashboard"], tmp_path / "curated"),
+        )
+    ]
+    try:
+        with distributed.Client(address, timeout=30, set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=60)
+
+        def kills_one() -> None:
+            while not list(Path(".scratch").glob("shards-*/train-*.json")):
+                time.sleep(0.005)
+            started[1].kill()
+
+        with ThreadPoolExecutor(1) as pool:
+            killed = pool.submit(kills_one)
+            out = make(
+                curated,
+                tiny_tokenizer,
+                tmp_path / "cluster",
+                partial(cluster, address),
+                num_shards=12,
+            )
+            killed.result()
+        assert started[1].wait(10) == -signal.SIGKILL
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    assert sha256_of_tree(out) == sha256_of_tree(alone)
+
+
+def free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return int(opened.getsockname()[1])
+
+
+def test_a_cluster_that_does_not_answer_is_named(monkeypatch):
+    pytest.importorskip("distributed")
+    monkeypatch.setattr(workers_module, "SECONDS_TO_CONNECT", 0.2)
+    address = f"tcp://127.0.0.1:{free_port()}"
+    with (
+        pytest.raises(SettingsError, match=r"launch.dask_address = tcp.*no Dask scheduler answers"),
+        cluster(address),
+    ):
+        pass
 
 
 def test_sentence_starts_are_read_back(tmp_path, tiny_tokenizer):

@@ -18,7 +18,7 @@ from stages.errors import DataError
 TEXTS = [
     "The cat sees a dog. It runs! Does it? Mr. Smith reads a good book.\n\nA new day",
     "",
-    'the "old" house by the\tRIVER, caf\u00e9s and \u4e2d\u6587 \u2014 na\u00efve',
+    'the "old" house by the\tRIVER, \u00e9l\u00e8ves and \u4e2d\u6587 \u2014 na\u00efve',
     "THE KING GIVES THE CHILD A BOOK.",
     " \n\n ",
     "the [MASK] of a [SEP] word [PAD]",
@@ -31,6 +31,27 @@ def test_the_ids_are_those_of_the_library(tiny_tokenizer):
     reference = open_tokenizer(tiny_tokenizer)
     found = [tokens.ids.tolist() for tokens in encoder.encode(TEXTS)]
     assert found == [reference.encode(text, add_special_tokens=False).ids for text in TEXTS]
+
+
+@pytest.mark.slow
+def test_the_ids_of_real_text_are_those_of_the_library(shared_data, bert_tokenizer):
+    """Every twentieth document of every kind of text that there is."""
+    import pyarrow.parquet as pq
+
+    texts = [
+        path.read_text(encoding="utf-8-sig")[:60_000] for path in shared_data.glob("books/*.txt")
+    ]
+    for path in sorted(shared_data.glob("hub/**/*.parquet")):
+        table = pq.read_table(path)
+        for name in {"text", "sentence", "sentence1", "question", "premise", "context"} & set(
+            table.column_names
+        ):
+            texts += table.column(name).to_pylist()[::200]
+    encoder, reference = Encoder(bert_tokenizer), open_tokenizer(bert_tokenizer)
+    expected = reference.encode_batch_fast(texts, add_special_tokens=False)
+    for text, tokens, encoding in zip(texts, encoder.encode(texts), expected, strict=True):
+        assert tokens.ids.tolist() == encoding.ids, text[:200]
+    assert len(texts) > 2000
 
 
 def test_sentences_are_marked(tiny_tokenizer):

@@ -45,7 +45,13 @@ def write_shards(
                     "num_foreign_tokens": 0,
                 }
             )
-        described[split] = {"num_sequences": sum(map(len, pieces)), "shards": shards, **more}
+        described[split] = {
+            "num_sequences": sum(map(len, pieces)),
+            "tokens": {"books": sum(rows.size for rows in pieces)},
+            "lengths": {"6": sum(map(len, pieces))},
+            "shards": shards,
+            **more,
+        }
     everything = np.concatenate(splits["train"])
     write_json(
         folder / "manifest.json",
@@ -54,6 +60,7 @@ def write_shards(
             "sequence_length": everything.shape[1],
             "vocabulary_size": vocabulary_size,
             "special_ids": asdict(SPECIAL),
+            "tokenizer_sha256": "0" * 64,
             "params": {"cross_documents": True},
             "splits": described,
         },

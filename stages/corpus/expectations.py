@@ -1,11 +1,14 @@
 r"""Judge the shards before anything is trained on them; bad data stops the graph here.
 
 By hand: python -m stages.corpus.expectations --shards data/shards \
-             --report reports/expectations.json --docs reports/data_docs
+             --report reports/expectations.json --versions reports/corpus_versions.json \
+             --docs reports/data_docs
 Writes the report and, for people, Great Expectations' Data Docs (open index.html in a browser).
+--versions holds the last corpus that was found good, in outline: it is read to see how far this one
+has drifted, and replaced if this one is good.
 
-numpy measures, one row per shard and one for the training split; Great Expectations judges these
-small tables. It knows no Arrow, and all the tokens would take it hours.
+numpy measures, one row per shard, one for the training split and one for the drift; Great
+Expectations judges these small tables. It knows no Arrow, and all the tokens would take it hours.
 """
 
 import argparse
@@ -17,6 +20,7 @@ from stages import params
 from stages.command import log, parser_for, run
 from stages.corpus.judging import Bound, Verdict, judge
 from stages.corpus.statistics import Statistics, measure
+from stages.corpus.versions import Drift, drift, previous_of, versions_json
 from stages.errors import DataError
 from stages.files import atomic_output, write_json
 
@@ -24,6 +28,11 @@ from stages.files import atomic_output, write_json
 def bounds_of(settings: params.Expectations, vocabulary_size: int) -> list[Bound]:
     """Return everything that is expected of the shards, the training split and the held-out one."""
     unknown = settings.max_unknown_fraction, "Many [UNK] mean the wrong tokenizer or language."
+    mojibake = settings.max_mojibake_fraction, "Such text was decoded wrongly on its way here."
+    foreign = (
+        settings.max_foreign_fraction,
+        "The teacher knows English, and its words were counted.",
+    )
     return [
         Bound(
             "ids_in_vocabulary",
@@ -37,10 +46,14 @@ def bounds_of(settings: params.Expectations, vocabulary_size: int) -> list[Bound
             "shards",
             "num_malformed",
             0,
-            "A row is [CLS] ... [SEP] at full length; only a shard's last is padded.",
+            "A row is [CLS] ... [SEP], filled up with padding only where documents end.",
         ),
         Bound("unknown_in_each_shard", "shards", "unknown_fraction", *unknown),
         Bound("unknown_in_train", "train", "unknown_fraction", *unknown),
+        Bound("mojibake_in_each_shard", "shards", "mojibake_fraction", *mojibake),
+        Bound("mojibake_in_train", "train", "mojibake_fraction", *mojibake),
+        Bound("english_in_each_shard", "shards", "foreign_fraction", *foreign),
+        Bound("english_in_train", "train", "foreign_fraction", *foreign),
         Bound(
             "enough_tokens",
             "train",
@@ -85,34 +98,59 @@ def bounds_of(settings: params.Expectations, vocabulary_size: int) -> list[Bound
             0,
             "A held-out row that is trained on measures nothing.",
         ),
+        Bound(
+            "tokens_as_before",
+            "drift",
+            "token_distance",
+            settings.max_token_drift,
+            "Other words than in the previous version: other text, or other cleaning.",
+        ),
+        Bound(
+            "lengths_as_before",
+            "drift",
+            "length_distance",
+            settings.max_length_drift,
+            "Documents of other lengths than in the previous version were cut or joined otherwise.",
+        ),
+        Bound(
+            "sources_as_before",
+            "drift",
+            "source_distance",
+            settings.max_source_drift,
+            "Another mixture than in the previous version: a source has lost or gained text.",
+        ),
     ]
 
 
 def judge_shards(
-    statistics: Statistics, settings: params.Expectations, docs: Path
+    statistics: Statistics, found: Drift, settings: params.Expectations, docs: Path
 ) -> list[Verdict]:
     """Judge what was measured, and replace the Data Docs."""
     tables = {
         "shards": [asdict(shard) for shard in statistics.shards],
         "train": [asdict(statistics.train)],
+        "drift": [asdict(found)],
     }
     bounds = [
         bound
         for bound in bounds_of(settings, statistics.vocabulary_size)
-        # A column that is None throughout was not measured: every shard is too small.
+        # A column that is None throughout was not measured: every shard is too small, or there is
+        # no previous version.
         if any(row[bound.column] is not None for row in tables[bound.table])
     ]
+    judged = {bound.table for bound in bounds}
     with atomic_output(docs) as folder:
         folder.mkdir()
-        return judge(tables, bounds, folder)
+        return judge({name: tables[name] for name in tables if name in judged}, bounds, folder)
 
 
-def report_of(statistics: Statistics, verdicts: list[Verdict]) -> dict[str, Any]:
+def report_of(statistics: Statistics, found: Drift, verdicts: list[Verdict]) -> dict[str, Any]:
     """Return what reports/expectations.json holds."""
     return {
         "passed": all(verdict.passed for verdict in verdicts),
         "checks": [verdict.as_json() for verdict in verdicts],
         "statistics": {"num_shards": len(statistics.shards), **asdict(statistics.train)},
+        "drift": asdict(found),
     }
 
 
@@ -136,6 +174,11 @@ def explain(verdicts: list[Verdict], statistics: Statistics, docs: Path) -> str:
             *lines,
             f"Look at {docs / 'index.html'}. Mend the sources (corpus.sources, corpus.curate in "
             "params.yaml), or change the bounds under corpus.expectations.",
+            *(
+                ["If another corpus than before is meant, delete reports/corpus_versions.json."]
+                if any(v.bound.table == "drift" and not v.passed for v in verdicts)
+                else []
+            ),
         ]
     )
 
@@ -144,15 +187,18 @@ def main(arguments: argparse.Namespace) -> None:
     """Measure, judge, report; fail if the shards are not as expected."""
     settings = params.load().corpus.expectations
     statistics = measure(arguments.shards)
-    verdicts = judge_shards(statistics, settings, arguments.docs)
-    report = report_of(statistics, verdicts)
+    previous = previous_of(arguments.versions, statistics.outline)
+    found = drift(statistics.outline, previous)
+    verdicts = judge_shards(statistics, found, settings, arguments.docs)
+    report = report_of(statistics, found, verdicts)
     write_json(arguments.report, report)
     if not report["passed"]:
         raise DataError(explain(verdicts, statistics, arguments.docs))
+    write_json(arguments.versions, versions_json(statistics.outline, previous))
     log.info(
         "the shards keep all %d expectations; see %s", len(verdicts), arguments.docs / "index.html"
     )
 
 
 if __name__ == "__main__":
-    run(main, parser_for(__doc__, ["shards", "report", "docs"]))
+    run(main, parser_for(__doc__, ["shards", "report", "versions", "docs"]))

@@ -2,11 +2,13 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from stages.corpus.reading import SPLITS, SpecialIds, open_split
+from stages.corpus.versions import Outline, outline
 from stages.files import read_json
 
 MIN_TOKENS_FOR_A_SHARE = 10_000
@@ -26,7 +28,11 @@ class ShardStatistics:
     num_malformed: int
     """Rows that are not `[CLS] ... [SEP]` at full length; the last row may end in padding."""
     unknown_fraction: float | None
-    """Share of [UNK] among the tokens; None in a shard too small to tell."""
+    """Share of [UNK] among the tokens; None in a shard too small to tell, as for the next two."""
+    mojibake_fraction: float | None
+    """Share of the text's characters that were decoded wrongly."""
+    foreign_fraction: float | None
+    """Share of the tokens in documents that are not English."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,8 @@ class TrainStatistics:
     num_tokens: int
     num_distinct_tokens: int
     unknown_fraction: float
+    mojibake_fraction: float
+    foreign_fraction: float
     padding_fraction: float
     top_token_fraction: float
     """Share of the most frequent token among those that are not special."""
@@ -45,53 +53,84 @@ class TrainStatistics:
     """Held-out rows that the training split holds too."""
 
 
-def num_malformed(rows: np.ndarray, special: SpecialIds) -> int:
-    """Return how many rows break the form `[CLS] ... [SEP]`, padding only at the last one's end."""
+def num_malformed(rows: np.ndarray, special: SpecialIds, padded: bool = False) -> int:
+    """Return how many rows break the form `[CLS] ... [SEP]`, padding only at its end.
+
+    Unless rows may be `padded`, only the last one may end in padding.
+    """
     is_pad = rows == special.pad
     lengths = rows.shape[1] - is_pad.sum(axis=1)
     ends = np.take_along_axis(rows, np.maximum(lengths - 1, 0)[:, None], axis=1)[:, 0]
     good = (rows[:, 0] == special.cls) & (ends == special.sep)
     # Padding inside a row would make the length wrong and the row's end another token.
     good &= is_pad.argmax(axis=1) == np.where(lengths == rows.shape[1], 0, lengths)
-    good[:-1] &= lengths[:-1] == rows.shape[1]
+    if not padded:
+        good[:-1] &= lengths[:-1] == rows.shape[1]
     return int(np.count_nonzero(~good))
 
 
-def shard_statistics(file: str, rows: np.ndarray, special: SpecialIds) -> ShardStatistics:
-    """Measure one shard, whose rows are [num_sequences, sequence_length]."""
+def shard_statistics(
+    shard: dict[str, Any], rows: np.ndarray, special: SpecialIds, padded: bool = False
+) -> ShardStatistics:
+    """Measure one shard, which the manifest describes and whose rows are [num_sequences, L]."""
     num_tokens = int(np.count_nonzero(rows != special.pad))
-    num_unknown = int(np.count_nonzero(rows == special.unk))
+    tells = num_tokens >= MIN_TOKENS_FOR_A_SHARE
     return ShardStatistics(
-        file=file,
+        file=shard["file"],
         num_sequences=len(rows),
         num_tokens=num_tokens,
         smallest_id=int(rows.min()),
         largest_id=int(rows.max()),
-        num_malformed=num_malformed(rows, special),
-        unknown_fraction=(
-            num_unknown / num_tokens if num_tokens >= MIN_TOKENS_FOR_A_SHARE else None
-        ),
+        num_malformed=num_malformed(rows, special, padded),
+        unknown_fraction=(np.count_nonzero(rows == special.unk) / num_tokens if tells else None),
+        mojibake_fraction=mojibake_fraction([shard]) if tells else None,
+        foreign_fraction=foreign_fraction([shard]) if tells else None,
+    )
+
+
+def mojibake_fraction(shards: list[dict[str, Any]]) -> float:
+    """Return the share of characters that were decoded wrongly, as counted with the shards."""
+    num_characters = sum(shard["num_characters"] for shard in shards)
+    return sum(shard["num_mojibake"] for shard in shards) / max(num_characters, 1)
+
+
+def foreign_fraction(shards: list[dict[str, Any]]) -> float:
+    """Return the share of tokens that are not English, as counted with the shards."""
+    return sum(s["num_foreign_tokens"] for s in shards) / max(
+        sum(s["num_tokens"] for s in shards), 1
     )
 
 
 def train_statistics(
-    counts: np.ndarray, num_cells: int, special: SpecialIds, train: np.ndarray, heldout: np.ndarray
+    counts: np.ndarray,
+    shards: list[dict[str, Any]],
+    num_cells: int,
+    special: SpecialIds,
+    train: np.ndarray,
+    heldout: np.ndarray,
 ) -> TrainStatistics:
-    """Measure the training split from its token counts and both splits' row hashes."""
-    counts = counts.copy()
+    """Measure the training split from its token counts, its shards and both splits' row hashes."""
     num_tokens = int(counts.sum() - counts[special.pad])
-    num_unknown = int(counts[special.unk])
-    counts[list(asdict(special).values())] = 0
+    ordinary = without_special(counts, special)
     distinct_rows = np.unique(train)
     return TrainStatistics(
         num_tokens=num_tokens,
-        num_distinct_tokens=int(np.count_nonzero(counts)),
-        unknown_fraction=num_unknown / max(num_tokens, 1),
+        num_distinct_tokens=int(np.count_nonzero(ordinary)),
+        unknown_fraction=int(counts[special.unk]) / max(num_tokens, 1),
+        mojibake_fraction=mojibake_fraction(shards),
+        foreign_fraction=foreign_fraction(shards),
         padding_fraction=1 - num_tokens / num_cells,
-        top_token_fraction=float(counts.max() / max(counts.sum(), 1)),
+        top_token_fraction=float(ordinary.max() / max(ordinary.sum(), 1)),
         duplicate_fraction=1 - len(distinct_rows) / len(train),
         num_shared_sequences=int(np.count_nonzero(np.isin(heldout, distinct_rows))),
     )
+
+
+def without_special(counts: np.ndarray, special: SpecialIds) -> np.ndarray:
+    """Return token counts with those of special tokens at zero."""
+    ordinary = counts.copy()
+    ordinary[list(asdict(special).values())] = 0
+    return ordinary
 
 
 def row_hashes(rows: np.ndarray) -> np.ndarray:
@@ -107,6 +146,7 @@ class Statistics:
     vocabulary_size: int
     shards: list[ShardStatistics]
     train: TrainStatistics
+    outline: Outline
 
 
 def measure(shards: Path) -> Statistics:
@@ -116,6 +156,7 @@ def measure(shards: Path) -> Statistics:
         DataError: a shard is missing or is not what the manifest says.
     """
     manifest = read_json(shards / "manifest.json")
+    padded = not manifest["params"]["cross_documents"]
     measured: list[ShardStatistics] = []
     hashes: dict[str, np.ndarray] = {}
     counts: dict[str, np.ndarray] = {}
@@ -127,16 +168,18 @@ def measure(shards: Path) -> Statistics:
         for shard in tqdm(manifest["splits"][split]["shards"], desc=split, unit=" shards"):
             end = start + shard["num_sequences"]
             rows = sequences.rows(np.arange(start, end))
-            measured.append(shard_statistics(shard["file"], rows, sequences.special))
+            measured.append(shard_statistics(shard, rows, sequences.special, padded))
             in_range = rows[rows < sequences.vocabulary_size]
             counts[split] += np.bincount(in_range, minlength=sequences.vocabulary_size)
             hashes[split][start:end] = row_hashes(rows)
             start = end
     train = train_statistics(
         counts["train"],
+        manifest["splits"]["train"]["shards"],
         len(hashes["train"]) * sequences.sequence_length,
         sequences.special,
         hashes["train"],
         hashes["heldout"],
     )
-    return Statistics(sequences.vocabulary_size, measured, train)
+    ordinary = without_special(counts["train"], sequences.special)
+    return Statistics(sequences.vocabulary_size, measured, train, outline(shards, ordinary))

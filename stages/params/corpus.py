@@ -143,6 +143,17 @@ class Expectations(Settings):
     max_duplicate_fraction: Fraction = 0.01
     min_distinct_tokens: Positive
     max_top_token_fraction: Fraction = 0.15
+    max_mojibake_fraction: Fraction = 0.0001
+    """Of the characters: UTF-8 that was read as another encoding."""
+    max_foreign_fraction: Fraction = 0.1
+    """Of the tokens: documents that hardly use the commonest English words. Set 1 for another
+    language."""
+    max_token_drift: Fraction = 0.1
+    """Of the tokens: how many would have to be others for the previous version's frequencies."""
+    max_length_drift: Fraction = 0.15
+    """Of the documents: likewise, for the lengths of the previous version's documents."""
+    max_source_drift: Fraction = 0.1
+    """Of the tokens: likewise, for the shares of the previous version's sources."""
 
 
 class Corpus(Settings):

@@ -46,6 +46,8 @@ class Masking(Settings):
     fraction: float = Field(default=0.15, gt=0, lt=1)
     smoothing: float = Field(default=0.7, ge=0)
     """Power in count^-power: 0.7 favours rare tokens (DistilBERT), 0 is uniform (BERT)."""
+    whole_words: bool = False
+    """Mask all pieces of a word or none; a piece is then not told by the others."""
 
 
 class Launch(Settings):

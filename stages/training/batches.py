@@ -16,6 +16,7 @@ from torch import Tensor
 from stages.corpus.reading import Sequences
 from stages.objectives.term import masked_positions
 from stages.training.masking import importance_of, mask_batch, masking_weights
+from stages.training.pairs import sentence_pairs
 
 if TYPE_CHECKING:
     from stages.params import Masking
@@ -77,23 +78,28 @@ class MaskedBatches:
         self.weights_V = masking_weights(
             sequences.token_counts, sequences.special, masking.smoothing
         )
+        self.continuations_V = sequences.continuations if masking.whole_words else None
 
     def __call__(self, step: int) -> Batch:
         """Return the batch of a step; masks are drawn from (seed, step)."""
-        rows = self.sequences.rows(self.order.indices(step))
-        return self._masked(rows, np.random.default_rng([self.seed, step, 1]))
+        return self._batch(self.order.indices(step), np.random.default_rng([self.seed, step, 1]))
 
     def fixed(self, num_sequences: int) -> Iterator[Batch]:
         """Yield the first sequences once, in order, with masks that never change (evaluation)."""
         total = min(num_sequences, self.sequences.num_sequences)
         batch_size = self.order.batch_size
         for start in range(0, total, batch_size):
-            rows = self.sequences.rows(np.arange(start, min(start + batch_size, total)))
-            yield self._masked(rows, np.random.default_rng([self.seed, start, 2]))
+            indices = np.arange(start, min(start + batch_size, total))
+            yield self._batch(indices, np.random.default_rng([self.seed, start, 2]))
+
+    def _batch(self, indices: NDArray[np.int64], rng: np.random.Generator) -> Batch:
+        return self._masked(self.sequences.rows(indices), rng)
 
     def _masked(self, rows: NDArray[np.int64], rng: np.random.Generator) -> Batch:
         special = self.sequences.special
-        inputs, labels = mask_batch(rows, self.weights_V, special, self.fraction, rng)
+        inputs, labels = mask_batch(
+            rows, self.weights_V, special, self.fraction, rng, self.continuations_V
+        )
         real = rows != special.pad
         batch = {
             "input_ids": torch.from_numpy(inputs),
@@ -104,6 +110,20 @@ class MaskedBatches:
             importance = importance_of(labels, real, self.sampled_fraction, rng)
             batch["importance"] = torch.from_numpy(importance)
         return batch
+
+
+class PairBatches(MaskedBatches):
+    """The same text as pairs of segments: token_type_ids (B x S) and next_sentence_label (B) too.
+
+    The label is 0 where the second segment goes on from the first, as in BERT.
+    """
+
+    def _batch(self, indices: NDArray[np.int64], rng: np.random.Generator) -> Batch:
+        pairs = sentence_pairs(self.sequences, indices, rng)
+        return self._masked(pairs.ids_BS, rng) | {
+            "token_type_ids": torch.from_numpy(pairs.segments_BS),
+            "next_sentence_label": torch.from_numpy((~pairs.is_next_B).astype(np.int64)),
+        }
 
 
 def num_tokens(batch: Batch) -> int:

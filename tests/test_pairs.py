@@ -1,0 +1,93 @@
+"""Next-sentence pairs, read from the rows that masked language modelling is trained on."""
+
+import numpy as np
+import torch
+
+from stages.corpus.reading import open_split
+from stages.params import Masking
+from stages.training.batches import PairBatches
+from stages.training.pairs import sentence_pairs
+from tests.tiny_shards import SPECIAL, write_shards
+
+LENGTH, VOCABULARY = 24, 5000
+
+
+def rows_of_sentences(folder, num_rows=40, separated=()):
+    """Rows that count on from one to the next, so that any run of text is known by its numbers.
+
+    A sentence begins at every fifth token; a row in `separated` has a separator at place 10.
+    """
+    ids = np.arange(num_rows * LENGTH).reshape(num_rows, LENGTH) + 5
+    ids[:, 0], ids[:, -1] = SPECIAL.cls, SPECIAL.sep
+    ids[list(separated), 10] = SPECIAL.sep
+    starts = np.zeros(ids.shape, dtype=np.bool_)
+    starts[:, 1:-1:5] = True
+    write_shards(folder, {"train": [ids], "heldout": [ids]}, VOCABULARY, starts)
+    return open_split(folder, "train")
+
+
+def halves(ids, segments):
+    """The two segments of a pair without their special tokens."""
+    real = ids != SPECIAL.pad
+    first, second = ids[real & (segments == 0)], ids[real & (segments == 1)]
+    assert first[0] == SPECIAL.cls
+    assert first[-1] == second[-1] == SPECIAL.sep
+    return first[1:-1], second[:-1]
+
+
+def test_pairs_are_two_segments_of_one_row_or_of_two(tmp_path):
+    sequences = rows_of_sentences(tmp_path / "shards")
+    indices = np.arange(40)
+    pairs = sentence_pairs(sequences, indices, np.random.default_rng(0))
+    assert 10 < pairs.is_next_B.sum() < 30
+    for i in indices:
+        first, second = halves(pairs.ids_BS[i], pairs.segments_BS[i])
+        text = sequences.rows(np.array([i]))[0]
+        assert first[0] == text[1]
+        for segment in (first, second):
+            assert (np.diff(segment) == 1).all()
+            assert SPECIAL.sep not in segment
+        # B begins where a sentence begins.
+        assert (second[0] - 5) % LENGTH % 5 == 1
+        assert (second[0] == first[-1] + 1) == pairs.is_next_B[i]
+        if not pairs.is_next_B[i]:
+            assert second[0] not in text
+
+
+def test_of_a_row_of_several_documents_one_is_taken(tmp_path):
+    sequences = rows_of_sentences(tmp_path / "shards", separated=range(40))
+    pairs = sentence_pairs(sequences, np.arange(40), np.random.default_rng(0))
+    for ids, segments, row in zip(
+        pairs.ids_BS, pairs.segments_BS, sequences.rows(np.arange(40)), strict=True
+    ):
+        first, _second = halves(ids, segments)
+        assert first[0] == row[11]  # twelve tokens stand after the separator, nine before it
+
+
+def test_the_lengths_do_not_tell_the_label(tmp_path):
+    sequences = rows_of_sentences(tmp_path / "shards")
+    pairs = sentence_pairs(sequences, np.arange(40), np.random.default_rng(2))
+    lengths = (pairs.ids_BS != SPECIAL.pad).sum(axis=1)
+    # One token of a full row gives way to the second separator.
+    assert (lengths[pairs.is_next_B] == LENGTH).all()
+    assert lengths[~pairs.is_next_B].mean() > 0.9 * LENGTH
+
+
+def test_batches_of_pairs_are_functions_of_seed_and_step(tmp_path):
+    sequences = rows_of_sentences(tmp_path / "shards")
+    walked, fresh = (PairBatches(sequences, 8, 3, Masking()) for _ in range(2))
+    for step in range(7):
+        walked(step)
+    batch = fresh(7)
+    for name, tensor in walked(7).items():
+        assert torch.equal(tensor, batch[name])
+    assert set(batch) == {
+        "input_ids", "attention_mask", "labels", "token_type_ids", "next_sentence_label"
+    }  # fmt: skip
+    # The same rows an epoch later are other pairs.
+    again = fresh(12)
+    assert sorted(fresh.order.indices(7)) != sorted(fresh.order.indices(12))
+    assert not torch.equal(batch["token_type_ids"], again["token_type_ids"])
+    assert int((batch["labels"] != -100).sum()) == int(
+        np.ceil(0.15 * int(batch["attention_mask"].sum()))
+    )
