@@ -29,6 +29,7 @@ from stages.corpus.tokenising import open_tokenizer
 from stages.corpus.workers import processes
 from stages.params import Shards
 
+ROOT = Path(__file__).resolve().parent.parent
 NUM_CORES = len(os.sched_getaffinity(0))
 CHARACTERS_PER_DOCUMENT = 20_000
 SETTINGS = Shards(sequence_length=128, num_shards=8, cross_documents=True)
@@ -137,9 +138,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 def peak_megabytes(corpus: Path, tokenizer: Path) -> tuple[float, float]:
     """Return the peak memory of one process that makes all shards, and then measures them."""
     command = [sys.executable, "-c", _MEMORY, str(corpus), str(tokenizer)]
-    done = subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL
-    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1"}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     making, measuring = (int(line) / 1024 for line in done.stdout.split())
     return making, measuring
 
@@ -148,7 +148,9 @@ def peak_megabytes(corpus: Path, tokenizer: Path) -> tuple[float, float]:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    files = sorted(glob(arguments.text))  # noqa: PTH207 - the pattern may be absolute
+    os.environ["TQDM_DISABLE"] = "1"
+    found = sorted(glob(arguments.text))  # noqa: PTH207 - the pattern may be absolute
+    files = [str(Path(file).resolve()) for file in found]
     tokenizer = arguments.tokenizer.resolve()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -175,12 +177,10 @@ def main(arguments: argparse.Namespace) -> None:
             for _ in range(arguments.rounds):
                 for way, work in ways.items():
                     speeds[way].append(timed(work))
-        median = {way: statistics.median(found) for way, found in speeds.items()}
-        for way, found in speeds.items():
-            print(
-                f"{way:18} {median[way]:>12,.0f} tokens/s   "
-                f"({', '.join(f'{speed:,.0f}' for speed in found)})"
-            )
+        median = {way: statistics.median(each) for way, each in speeds.items()}
+        for way, each in speeds.items():
+            rounds = ", ".join(f"{speed:,.0f}" for speed in each)
+            print(f"{way:18} {median[way]:>12,.0f} tokens/s   ({rounds})", flush=True)
         for other in ("encode_batch", "encode_batch_fast", "datasets.map"):
             print(f"shards / {other:18} {median['shards'] / median[other]:.2f}")
         small = peak_megabytes(corpus, tokenizer)

@@ -211,22 +211,24 @@ def test_a_killed_stage_goes_on_where_it_stopped(tmp_path, tiny_tokenizer):
     settings = yaml.safe_load((ROOT / "params.yaml").read_text())
     settings["corpus"]["shards"] |= {"num_shards": 12, "sequence_length": 16}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
-    write_curated(tmp_path / "curated", 60_000)
+    write_curated(tmp_path / "curated", 40_000)
     command = [sys.executable, "-m", "stages.corpus.shards", "--curated", "curated"]
     command += ["--tokenizer", str(tiny_tokenizer), "--out"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
-    killed = subprocess.Popen([*command, "shards"], env=environment, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not list(Path(".scratch").glob("shards-*/train-*.json")):
-        assert killed.poll() is None, "it was done before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
-    done = [path.with_suffix(".arrow") for path in Path(".scratch").glob("shards-*/train-*.json")]
-    finished = {path.stat().st_mtime_ns for path in done}
-    assert not Path("shards").exists()
+    rng = np.random.default_rng()
+    for num_done in (0, 1, 4):
+        killed = subprocess.Popen([*command, "shards"], env=environment, start_new_session=True)
+        deadline = time.monotonic() + 120
+        while len(done := list(Path(".scratch").glob("shards-*/train-*.json"))) < num_done:
+            assert killed.poll() is None, "it was done before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.1 if num_done else 2))
+        os.killpg(killed.pid, signal.SIGKILL)
+        killed.wait()
+        assert not Path("shards").exists()
+    finished = {path.with_suffix(".arrow").stat().st_mtime_ns for path in done}
 
     subprocess.run([*command, "shards"], env=environment, check=True)
     # Finished shards were linked into the result, not written again.

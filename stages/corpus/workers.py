@@ -79,7 +79,7 @@ def cluster(address: str) -> Iterator[Executor]:
             f"({error}); start one with `dask scheduler`, or set null to use this machine alone"
         ) from error
     with client:
-        log.info("%d workers at %s", len(client.scheduler_info()["workers"]), address)
+        log.info("%d workers at %s", len(client.nthreads()), address)
         executor = client.get_executor(pure=False)
         try:
             yield executor
