@@ -49,7 +49,7 @@ def planted(folder: Path, kinds: set[str]) -> Path:
         ordinary = train >= 5
         train[ordinary] = 5 + train[ordinary] % 150
     if "ids" in kinds:
-        train[7, 9] = VOCABULARY
+        train[7, 50] = VOCABULARY
     if "unknown" in kinds:
         train[:20, 10:40] = SPECIAL.unk
     if "one word" in kinds:
