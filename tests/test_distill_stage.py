@@ -123,7 +123,7 @@ def test_what_a_restart_cannot_mend_is_not_tried_again(project: Path) -> None:
         project / "data" / "shards" / "manifest.json",
         manifest | {"vocabulary_size": manifest["vocabulary_size"] + 1},
     )
-    assert trial.start().wait(120) != 0
+    assert trial.start().wait(300) != 0
     # Once by each process.
     assert 1 <= trial.log.read_text().count("the shards were made with a vocabulary of") <= 2
 
