@@ -21,6 +21,7 @@ from stages.export.parity import (
     Parity,
     ParityError,
     Tally,
+    as_report,
     check,
     heldout_batches,
     masked_rows,
@@ -250,7 +251,15 @@ def test_a_nan_stays_whatever_comes_after_it():
     tally = Tally()
     tally.add(np.zeros((1, 2), np.float32), np.full((1, 2), np.nan, np.float32))
     tally.add(np.zeros((1, 2), np.float32), np.zeros((1, 2), np.float32))
-    assert np.isnan(tally.parity().max_logit_difference)
+    found = tally.parity()
+    assert np.isnan(found.max_logit_difference)
+    assert np.isnan(found.divergence)
+    # JSON has no NaN: the report says that there is no number.
+    assert as_report(found) == {
+        "max_logit_difference": None,
+        "agreement": 1.0,
+        "divergence": None,
+    }
 
 
 def quantised(exported: SimpleNamespace, path: Path, settings: Int8) -> onnx.GraphProto:
