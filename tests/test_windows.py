@@ -12,6 +12,7 @@ from stages.evaluation.spans import MAX_ANSWER_TOKENS, best_span
 from stages.evaluation.squad_metrics import exact_match
 from stages.evaluation.task_folder import Question
 from stages.evaluation.windows import answer_tokens, best_views, make_windows, window_starts
+from tests.conftest import ROOT
 
 TEXT = "the cat sees the old king . the dog finds a red bird in the tree . the queen sings"
 
@@ -110,6 +111,21 @@ def test_the_best_span_is_that_of_an_exhaustive_search() -> None:
 def test_a_question_that_fills_the_window_is_refused(tokenizer: Tokenizer) -> None:
     with pytest.raises(DataError, match=r"question q leaves no room for its text in 7 tokens"):
         make_windows([asked("dog")], tokenizer, max_length=7, stride=4)
+
+
+def test_the_development_set_has_as_many_windows_as_berts_own_script_makes(
+    shared_data: Path,
+) -> None:
+    vocabulary = ROOT / "models" / "teacher_source" / "tokenizer.json"
+    if not vocabulary.is_file():
+        pytest.skip(f"BERT's vocabulary is not here: {vocabulary} does not exist")
+    (source,) = (shared_data / "hub/rajpurkar/squad/plain_text").glob("validation-*.parquet")
+    questions = [
+        Question(row["id"], row["question"], row["context"], ("",), (0,))
+        for row in pq.read_table(source).to_pylist()
+    ]
+    windows = make_windows(questions, Tokenizer.from_file(str(vocabulary)), 384, 128)
+    assert len(windows.parts) == 10_833
 
 
 def test_gold_spans_of_real_questions_are_found_again(shared_data: Path) -> None:
