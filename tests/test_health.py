@@ -30,11 +30,14 @@ def test_documents_without_the_commonest_words_are_foreign():
     vocabulary = {word: i for i, word in enumerate(sorted(set(PROSE.lower().split())))}
     common = common_ids(vocabulary, 40)
     english = np.array([vocabulary[word] for word in PROSE.lower().split()])
-    health = Health()
-    health.add("books", PROSE, english, common)
+    health, pieces = Health(), np.arange(40) == 39
+    health.add("books", PROSE, english, common, pieces)
     assert health.num_foreign_tokens == 0
-    health.add("web", "lorem", np.full(9, 39), common)
+    health.add("web", "lorem", np.full(9, 38), common, pieces)
     assert health.num_foreign_tokens == 9
-    assert health.tokens == {"books": len(english), "web": 9}
-    assert health.lengths == {5: 1, 4: 1}
-    assert health.num_characters == len(PROSE) + 5
+    # However many pieces a tokenizer makes of the other words.
+    health.add("books", PROSE, np.concatenate([english, np.full(900, 39)]), common, pieces)
+    assert health.num_foreign_tokens == 9
+    assert health.tokens == {"books": 2 * len(english) + 900, "web": 9}
+    assert health.lengths == {5: 1, 4: 1, 10: 1}
+    assert health.num_characters == 2 * len(PROSE) + 5

@@ -14,7 +14,8 @@ from stages import params
 from stages.corpus.reading import SpecialIds
 from stages.corpus.tokenising import Tokens
 
-ROWS_PER_BATCH = 8192
+ROWS_PER_BATCH = 1024
+"""Few enough that memory does not tell how large a shard is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,11 @@ class Sequences:
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
         """Return the rows at these positions as int64, one line each, in the given order."""
-        return self._gathered(self._pieces, indices).astype(np.int64)
+        return self.stored_rows(indices).astype(np.int64)
+
+    def stored_rows(self, indices: np.ndarray) -> np.ndarray:
+        """Return the rows at these positions in the type that they are stored in."""
+        return self._gathered(self._pieces, indices)
 
     def sentence_starts(self, indices: np.ndarray) -> np.ndarray:
         """Return for these rows, as bool, where a sentence begins."""

@@ -75,7 +75,7 @@ def make_shard(shard: Shard) -> None:
             f"the worker on {platform.node()} has {found}, and the shards are made with "
             f"{shard.versions}: install the same requirements.lock everywhere"
         )
-    encoder, common = _tokenizer(shard.tokenizer)
+    encoder, common, continues = _tokenizer(shard.tokenizer)
     settings = shard.settings
     health, dropped = Health(), Counter[str]()
     counts = np.zeros(encoder.vocabulary_size, dtype=np.int64)
@@ -86,7 +86,7 @@ def make_shard(shard: Shard) -> None:
             for source, text, tokens in zip(sources, texts, encoder.encode(texts), strict=True):
                 reason = reason_to_drop(tokens.ids, encoder.special, settings)
                 if reason is None:
-                    health.add(source, text, tokens.ids, common)
+                    health.add(source, text, tokens.ids, common, continues)
                     yield tokens
                 else:
                     dropped[reason] += 1
@@ -120,12 +120,13 @@ def versions() -> dict[str, str]:
 
 
 @cache
-def _tokenizer(path: Path) -> tuple[Encoder, NDArray[np.bool_]]:
+def _tokenizer(path: Path) -> tuple[Encoder, NDArray[np.bool_], NDArray[np.bool_]]:
     """Return what every shard of a process needs, and takes a tenth of a second to open."""
     # The shards are the parallelism: threads inside each would only get in each other's way.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     encoder = Encoder(path)
-    return encoder, common_ids(encoder.tokenizer.get_vocab(), encoder.vocabulary_size)
+    common = common_ids(encoder.tokenizer.get_vocab(), encoder.vocabulary_size)
+    return encoder, common, continuations(encoder.tokenizer)
 
 
 def _documents(path: Path, number: int, num_shards: int) -> Iterator[tuple[list[str], list[str]]]:

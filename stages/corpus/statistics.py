@@ -11,6 +11,8 @@ from stages.corpus.reading import SPLITS, SpecialIds, open_split
 from stages.corpus.versions import Outline, outline
 from stages.files import read_json
 
+ROWS_AT_A_TIME = 1024
+"""Counting and hashing take eight bytes a token, and more."""
 MIN_TOKENS_FOR_A_SHARE = 10_000
 """In a shard of fewer tokens a share is chance; the training split's own row covers it."""
 
@@ -167,11 +169,13 @@ def measure(shards: Path) -> Statistics:
         start = 0
         for shard in tqdm(manifest["splits"][split]["shards"], desc=split, unit=" shards"):
             end = start + shard["num_sequences"]
-            rows = sequences.rows(np.arange(start, end))
+            rows = sequences.stored_rows(np.arange(start, end))
             measured.append(shard_statistics(shard, rows, sequences.special, padded))
-            in_range = rows[rows < sequences.vocabulary_size]
-            counts[split] += np.bincount(in_range, minlength=sequences.vocabulary_size)
-            hashes[split][start:end] = row_hashes(rows)
+            for low in range(0, len(rows), ROWS_AT_A_TIME):
+                piece = rows[low : low + ROWS_AT_A_TIME]
+                in_range = piece[piece < sequences.vocabulary_size]
+                counts[split] += np.bincount(in_range, minlength=sequences.vocabulary_size)
+                hashes[split][start + low : start + low + len(piece)] = row_hashes(piece)
             start = end
     train = train_statistics(
         counts["train"],
