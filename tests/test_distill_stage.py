@@ -154,6 +154,50 @@ def test_three_processes_share_batches_of_eight_and_train_the_same_student_as_on
     np.testing.assert_allclose(together, alone, rtol=2e-3)
 
 
+RECIPE = {
+    "architecture": {"kind": "bert", "num_layers": 3, "width": 16, "inner": 24, "num_heads": 2},
+    "initialise": {"kind": "random"},
+    "phases": [
+        {
+            "name": "general",
+            "masking": {"fraction": 0.0},
+            "objectives": [
+                {"kind": "attention_scores"},
+                {"kind": "hidden_states", "projection": "per_kind"},
+            ],
+        },
+        {"name": "relate", "objectives": [{"kind": "relations", "num_heads": 4}]},
+        {
+            "name": "predict",
+            "objectives": [{"kind": "soft_targets"}, {"kind": "mlm"}, {"kind": "attention_maps"}],
+        },
+    ],
+    "scale_steps": 0.2,
+}
+
+
+def test_two_processes_train_the_same_recipe_as_one(project: Path) -> None:
+    def trained(processes: int) -> tuple[list[str], np.ndarray]:
+        configure(project, dropout=0.0, processes=processes, students__distilbert=RECIPE)
+        distil(project)
+        header, *rows = (project / "reports" / "distilbert.csv").read_text().splitlines()
+        return header.split(","), np.array(
+            [[float(x or "nan") for x in row.split(",")] for row in rows]
+        )
+
+    (header, alone), (_, together) = trained(1), trained(2)
+    assert header == [
+        "step", "loss", "attention_scores", "hidden_states", "relations",
+        "ce", "mlm", "attention_maps", "learning_rate",
+    ]  # fmt: skip
+    assert len(alone) == 3 * 8
+    np.testing.assert_allclose(together, alone, rtol=2e-3)
+    report = read_json(project / "reports" / "distilbert.json")
+    assert [phase["num_steps"] for phase in report["phases"]] == [8, 8, 8]
+    assert report["num_layers"] == 3
+    assert report["weights"].keys() == set(header[2:-1])
+
+
 def test_student_is_a_stock_model_for_someone_without_this_code(project: Path) -> None:
     distil(project)
     program = (

@@ -98,6 +98,11 @@ def mistakes(path: Path) -> list[str]:
             "evaluation.finetune.grid.learning_rate.1 = 0: must be greater than 0",
         ),
         (
+            {"students.distilbert": RECIPE | {"phases": [PHASE | {"masking": {"fraction": 0}}]}},
+            "students.distilbert.phases.0: masking.fraction is 0, but mlm and mixed_labels restore "
+            "tokens",
+        ),
+        (
             {"distill.schedule.num_epochs": 3},
             "distill.schedule: give either num_steps or num_epochs, not both",
         ),

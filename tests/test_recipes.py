@@ -221,7 +221,7 @@ def run(given: Recipe, folder: Path, teacher=None, **settings: object) -> dict[s
         source = batches(seed=3 + index)
         (folder / str(index)).mkdir(parents=True, exist_ok=True)
         factors = rate_factors(loss, stretch.only_layer)
-        hold_unreached(loss, source(0), factors, CPU)
+        hold_unreached(loss, source(0), CPU, factors)
         outcomes.append(
             train(
                 loss, source, stretch.schedule, stretch.num_steps, launch(**settings), ALONE,
@@ -297,7 +297,7 @@ def test_progressive_transfer_teaches_one_layer_at_a_time() -> None:
     student = build(teacher, given, dropout=0.0, seed=3)
     losses = phase_losses(plan, student, FrozenTeacher(teacher), teacher.config, SETTINGS, seed=5)
     factors = rate_factors(losses[1], 2)
-    hold_unreached(losses[1], batches()(0), factors, CPU)
+    hold_unreached(losses[1], batches()(0), CPU, factors)
     rates = {
         name: factors[f"student.{name}"]
         for name, p in student.named_parameters()
@@ -319,7 +319,7 @@ def test_progressive_transfer_teaches_one_layer_at_a_time() -> None:
 def test_lower_layers_learn_at_their_own_rate(tmp_path: Path) -> None:
     loss = loss_of(OBJECTIVES["hidden_states"])
     factors = rate_factors(loss, 2)
-    hold_unreached(loss, batches()(0), factors, CPU)
+    hold_unreached(loss, batches()(0), CPU, factors)
     before = {name: p.detach().clone() for name, p in loss.named_parameters()}
     # Adam's first step is the learning rate, whatever the gradient: 0.01, and a tenth of it.
     train(

@@ -9,7 +9,7 @@ from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from stages.errors import TeacherError
 from stages.files import sha256_of
-from stages.params import FolderTeacher
+from stages.params import FolderTeacher, IBBertTeacher
 from stages.teacher.fetch import REQUIRED, fetch_teacher
 from stages.teacher.models import open_teacher, save_model
 from tests.tiny_pipeline import save_teacher, save_tokenizer
@@ -99,3 +99,26 @@ def test_saved_model_opens_as_a_stock_model(folder: Path, tmp_path: Path) -> Non
     again = BertForMaskedLM.from_pretrained(tmp_path / "saved")
     assert torch.equal(again.cls.predictions.bias, teacher.cls.predictions.bias)
     assert (tmp_path / "saved" / "tokenizer.json").is_file()
+
+
+def test_ib_bert_is_made_with_another_models_vocabulary(folder: Path, tmp_path: Path) -> None:
+    checks = {"model.safetensors": sha256_of(folder / "model.safetensors")}
+    source = IBBertTeacher(
+        kind="ib_bert",
+        tokenizer=FolderTeacher(kind="folder", path=str(folder), sha256=checks),
+        num_layers=2,
+        width=16,
+        bottleneck=24,
+        inner=32,
+        embedding=8,
+        num_heads=2,
+    )
+    for name in ("one", "again"):
+        fetch_teacher(source, tmp_path / name, seed=7)
+    made, given = (open_teacher(tmp_path / "one"), open_teacher(folder))
+    assert type(made).__name__ == "IBBertForMaskedLM"
+    assert made.config.vocab_size == given.config.vocab_size
+    assert made.config.num_hidden_layers == 2
+    assert (tmp_path / "one" / "tokenizer.json").is_file()
+    same = [sha256_of(tmp_path / name / "model.safetensors") for name in ("one", "again")]
+    assert same[0] == same[1]

@@ -14,7 +14,7 @@ from stages.command import log, parser_for, run
 from stages.corpus.reading import Sequences, open_split
 from stages.distillation.phases import hold_unreached, phase_losses, rate_factors, stretches
 from stages.errors import SettingsError
-from stages.files import scratch, sha256_of, write_json
+from stages.files import make_lasting, scratch, sha256_of, write_json
 from stages.params import Params, load
 from stages.students.building import build
 from stages.students.heads import num_parameters
@@ -73,18 +73,17 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
         for index, (stretch, loss) in enumerate(zip(plan, losses, strict=True)):
             # Every stretch draws its own order, masks and dropout; the first those of the run.
             seed, size = params.seed + index, stretch.schedule.batch_sequences
-            batches = MaskedBatches(
-                sequences, size, seed, settings.masking, settings.sampled_fraction
-            )
+            masking = stretch.phase.masking or settings.masking
+            batches = MaskedBatches(sequences, size, seed, masking, settings.sampled_fraction)
             factors = rate_factors(loss, stretch.only_layer)
-            hold_unreached(loss, batches(0), factors, processes.device)
+            hold_unreached(loss, batches(0), processes.device, factors)
             work = work_per_token(
                 student.config,
                 teacher_model.config,
                 asked_by(
                     loss.triple,
                     loss.teacher is not None,
-                    settings.masking,
+                    masking,
                     settings.sampled_fraction,
                 ),
                 sequence_length=sequences.sequence_length,
@@ -92,6 +91,9 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
                 tokens_per_step=size * sequences.sequence_length,
             )
             alone = len(plan) == 1
+            folder = workspace if alone else workspace / f"{index:02d}-{stretch.name}"
+            # Each phase has checkpoints of its own; a rerun takes up the ends of those before.
+            make_lasting(folder)
             outcomes.append(
                 train(
                     loss,
@@ -101,7 +103,7 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
                     params.launch,
                     processes,
                     seed=seed,
-                    workspace=workspace if alone else workspace / f"{index:02d}-{stretch.name}",
+                    workspace=folder,
                     title=arguments.student if alone else f"{arguments.student}, {stretch.name}",
                     rate_factors=factors,
                     flops_per_token=work.total,

@@ -7,7 +7,7 @@ full rate while the layers below it learn at a tenth of it and those above wait.
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ from stages.errors import SettingsError
 from stages.params import Distill, Phase, Recipe, Schedule
 from stages.students.heads import MaskedLM
 from stages.training.batches import Batch
+from stages.training.loop import Objective
 from stages.training.triple_loss import FrozenTeacher
 
 LOWER_LAYERS_RATE = 0.1
@@ -81,7 +82,7 @@ def phase_losses(
         _loss_of(stretch, student, teacher, teacher_config, projections, settings)
         for stretch in plan
     ]
-    _draw(projections, seed, student.config.initializer_range)
+    draw(projections, seed, student.config.initializer_range)
     projections.to(student.device)
     return losses
 
@@ -131,19 +132,22 @@ def _rate(name: str, only_layer: int | None) -> float:
 
 
 def hold_unreached(
-    loss: PhaseLoss, batch: Batch, factors: dict[str, float], device: torch.device
+    loss: nn.Module,
+    batch: Batch,
+    device: torch.device,
+    factors: dict[str, float] | None = None,
 ) -> None:
-    """Let learn what the phase's losses reach and its rates allow, and hold everything else.
+    """Let learn what a loss reaches and its rates allow, and hold everything else.
 
     The last layer's output under a loss on attention, or the head where no objective asks for
     logits, gets no gradient: processes would wait for it for ever.
     """
     for name, parameter in loss.named_parameters():
-        parameter.requires_grad_(factors[name] > 0)
+        parameter.requires_grad_(factors is None or factors[name] > 0)
     loss.train()
     one = {name: tensor[:1] for name, tensor in batch.items()}
     on_device = {name: tensor.to(device) for name, tensor in one.items()}
-    total, _ = loss(on_device, loss.counts(one))
+    total, _ = loss(on_device, cast(Objective, loss).counts(one))
     total.backward()
     for parameter in loss.parameters():
         if parameter.grad is None:
@@ -151,7 +155,7 @@ def hold_unreached(
     loss.zero_grad(set_to_none=True)
 
 
-def _draw(projections: nn.ModuleDict, seed: int, std: float) -> None:
+def draw(projections: nn.ModuleDict, seed: int, std: float) -> None:
     """Give projections their first weights, from a seed; biases start at zero."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -13,18 +13,14 @@ import torch
 from transformers import (
     AutoModel,
     BertConfig,
-    BertModel,
     DistilBertConfig,
-    MobileBertConfig,
-    MobileBertModel,
-    PreTrainedModel,
 )
 
 from stages.params import Shape
 from stages.students.families import relative_config
 from stages.students.flops import encoder_gflops
 from stages.students.heads import num_parameters
-from stages.students.ib_bert import IBBertConfig, IBBertForMaskedLM
+from stages.students.ib_bert import IBBertConfig
 from stages.students.mobilebert import mobilebert_config
 
 PARAMETER_TOLERANCE, MOBILEBERT_TOLERANCE, FLOP_TOLERANCE = 0.015, 0.03, 0.06
@@ -103,17 +99,6 @@ def measure(row: PublishedSize) -> Measured:
     """Build the encoder of a row without its memory, and count."""
     config = row.config()
     with torch.device("meta"):
-        parameters = num_parameters(_encoder(config))
+        # Without an activation MobileBERT's pooler has no parameters.
+        parameters = num_parameters(AutoModel.from_config(config))
     return Measured(row, parameters / 1e6, encoder_gflops(config))
-
-
-def _encoder(config: Any) -> PreTrainedModel:
-    if isinstance(config, IBBertConfig):
-        model: PreTrainedModel = IBBertForMaskedLM(config).base_model
-    elif isinstance(config, MobileBertConfig):
-        model = MobileBertModel(config, add_pooling_layer=False)
-    elif isinstance(config, BertConfig):
-        model = BertModel(config)
-    else:
-        model = AutoModel.from_config(config)
-    return model

@@ -49,7 +49,7 @@ def read_story(reports: Path, name: str, settings: Params) -> Story:
     """
     source = settings.teacher.source
     repository: str | None = getattr(source, "repository", None)
-    teacher = repository or str(getattr(source, "path", ""))
+    teacher = repository or str(getattr(source, "path", "IB-BERT"))
     if isinstance(source, WheelTeacher):
         teacher = source.requirement.partition("==")[0]
     return Story(

@@ -64,9 +64,15 @@ from stages.params.students import (
     Student,
     Weights,
 )
+from stages.params.tasks import (
+    Augmentation,
+    TaskDistillation,
+    TaskPhase,
+)
 from stages.params.teacher import (
     FolderTeacher,
     HubTeacher,
+    IBBertTeacher,
     Teacher,
     TeacherSource,
     WheelTeacher,
@@ -87,6 +93,7 @@ __all__ = [
     "AtRandom",
     "AttentionMaps",
     "AttentionScores",
+    "Augmentation",
     "BookcorpusSource",
     "BooksSource",
     "Corpus",
@@ -107,6 +114,7 @@ __all__ = [
     "Grid",
     "HiddenStates",
     "HubTeacher",
+    "IBBertTeacher",
     "JsonlSource",
     "Launch",
     "LayerPairs",
@@ -130,6 +138,8 @@ __all__ = [
     "Source",
     "SpeedTest",
     "Student",
+    "TaskDistillation",
+    "TaskPhase",
     "TaskTuning",
     "Teacher",
     "TeacherSource",

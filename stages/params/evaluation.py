@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from stages.params.base import Fraction, Name, Positive, Settings
+from stages.params.tasks import TaskDistillation
 
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 Epochs = Annotated[float, Field(gt=0)]
@@ -89,6 +90,8 @@ class Evaluation(Settings):
     """The student trained without distillation that the others are compared with."""
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
     finetune: FineTune
+    task_distillation: TaskDistillation | None = None
+    """Of `python -m stages.evaluation.distil_task` (docs/recipes.md), which no stage runs."""
     speed: SpeedTest
 
     @model_validator(mode="after")

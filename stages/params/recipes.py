@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from stages.params.base import Fraction, Name, Positive, Settings
 from stages.params.objectives import ObjectiveSettings
-from stages.params.training import Schedule
+from stages.params.training import Masking, Schedule
 
 
 class Shape(Settings):
@@ -71,9 +71,18 @@ class Phase(Settings):
     objectives: list[ObjectiveSettings] = Field(min_length=1)
     schedule: Schedule | None = None
     """null takes distill.schedule."""
+    masking: Masking | None = None
+    """null takes distill.masking."""
     progressive: bool = False
     """MobileBERT's progressive knowledge transfer: as many stages as the student has layers, in
     each the loss of one layer alone; those below learn at a tenth of the rate."""
+
+    @model_validator(mode="after")
+    def _something_is_masked(self) -> "Phase":
+        kinds = {objective.kind for objective in self.objectives}
+        if self.masking and not self.masking.fraction and kinds & {"mlm", "mixed_labels"}:
+            raise ValueError("masking.fraction is 0, but mlm and mixed_labels restore tokens")
+        return self
 
 
 class Recipe(Settings):

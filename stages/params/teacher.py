@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from stages.params.base import Fraction, Settings, Sha256
+from stages.params.base import Fraction, Positive, Settings, Sha256
 from stages.params.training import Masking, Schedule
 
 
@@ -36,7 +36,29 @@ class HubTeacher(Settings):
     """Checked for at least model.safetensors."""
 
 
-TeacherSource = Annotated[WheelTeacher | FolderTeacher | HubTeacher, Field(discriminator="kind")]
+ReleasedTeacher = Annotated[WheelTeacher | FolderTeacher | HubTeacher, Field(discriminator="kind")]
+
+
+class IBBertTeacher(Settings):
+    """MobileBERT's teacher, which was never released: new weights, to be trained by `adapt`.
+
+    Sizes left open are those of the paper.
+    """
+
+    kind: Literal["ib_bert"]
+    tokenizer: ReleasedTeacher
+    """The model whose tokenizer it takes; its weights are checked and not used."""
+    num_layers: Positive = 24
+    width: Positive = 512
+    bottleneck: Positive = 1024
+    inner: Positive = 4096
+    embedding: Positive = 128
+    num_heads: Positive = 4
+
+
+TeacherSource = Annotated[
+    WheelTeacher | FolderTeacher | HubTeacher | IBBertTeacher, Field(discriminator="kind")
+]
 
 
 class Teacher(Settings):
@@ -48,3 +70,9 @@ class Teacher(Settings):
     have a masked-language-model head of its own."""
     masking: Masking = Masking()
     dropout: Fraction = 0.1
+
+    @model_validator(mode="after")
+    def _new_weights_are_trained(self) -> "Teacher":
+        if isinstance(self.source, IBBertTeacher) and self.adapt is None:
+            raise ValueError("a teacher of new weights must be trained: give adapt a schedule")
+        return self

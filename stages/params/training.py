@@ -43,7 +43,8 @@ class Schedule(Settings):
 class Masking(Settings):
     """Which tokens the model must restore; dynamic, drawn again at every step."""
 
-    fraction: float = Field(default=0.15, gt=0, lt=1)
+    fraction: float = Field(default=0.15, ge=0, lt=1)
+    """0 leaves the text as it is, for objectives that restore nothing."""
     smoothing: float = Field(default=0.7, ge=0)
     """Power in count^-power: 0.7 favours rare tokens (DistilBERT), 0 is uniform (BERT)."""
     whole_words: bool = False

@@ -48,6 +48,8 @@ def _teacher_name(teacher: params.Teacher) -> str:
             return path
         case params.HubTeacher(repository=repository):
             return repository
+        case params.IBBertTeacher():
+            return "IB-BERT"
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from transformers import (
 
 from stages.errors import TeacherError
 from stages.objectives.vocabulary import Head
+from stages.students.ib_bert import IBBertForMaskedLM
 from stages.students.unpadding import can_unpad, encode_unpadded, lay_out
 
 MaskedLM: TypeAlias = PreTrainedModel
@@ -73,7 +74,7 @@ def head_of(model: MaskedLM, hidden_ND: Tensor) -> Head:
         return Head(features_ND, head.decoder.weight, head.decoder.bias)
     if isinstance(model, ModernBertForMaskedLM):
         return Head(model.head(hidden_ND), model.decoder.weight, model.decoder.bias)
-    if isinstance(model, MobileBertForMaskedLM):
+    if isinstance(model, MobileBertForMaskedLM | IBBertForMaskedLM):
         predictions = model.cls.predictions
         # Word embeddings narrower than the block, and beside them what they lack.
         weight_VD = torch.cat([predictions.decoder.weight, predictions.dense.weight.T], dim=1)

@@ -3,12 +3,21 @@
 Sun et al. 2020 (arXiv 2004.02984), section 3.2. transformers cannot express it: its MobileBERT
 sizes queries and keys for a block that narrows, while here they read the 512 of the block itself.
 Everything else is MobileBERT with LayerNorm, gelu and one feed-forward network. Neither weights nor
-training of this teacher were ever released; as a teacher it is read with `open_teacher` like any
-other, and never exported.
+training of this teacher were ever released. Importing this module makes transformers' Auto classes
+know it, in this process and nowhere else: a teacher is scored and timed, never exported.
 """
 
 from torch import nn
-from transformers import MobileBertConfig, MobileBertForMaskedLM
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    MobileBertConfig,
+    MobileBertForMaskedLM,
+    MobileBertForSequenceClassification,
+    MobileBertModel,
+)
 
 
 class IBBertConfig(MobileBertConfig):
@@ -26,6 +35,21 @@ class IBBertConfig(MobileBertConfig):
     classifier_activation: bool = False
 
 
+class IBBertModel(MobileBertModel):
+    """IB-BERT's encoder."""
+
+    config_class = IBBertConfig
+
+    def __init__(self, config: IBBertConfig, add_pooling_layer: bool = True) -> None:
+        super().__init__(config, add_pooling_layer=add_pooling_layer)
+        for layer in self.encoder.layer:
+            attention = layer.attention.self
+            for name in ("query", "key"):
+                setattr(attention, name, nn.Linear(config.hidden_size, attention.all_head_size))
+        # The replaced layers are drawn like all others, from the configuration's range.
+        self.init_weights()
+
+
 class IBBertForMaskedLM(MobileBertForMaskedLM):
     """IB-BERT with its masked-language-model head."""
 
@@ -33,9 +57,21 @@ class IBBertForMaskedLM(MobileBertForMaskedLM):
 
     def __init__(self, config: IBBertConfig) -> None:
         super().__init__(config)
-        for layer in self.mobilebert.encoder.layer:
-            attention = layer.attention.self
-            for name in ("query", "key"):
-                setattr(attention, name, nn.Linear(config.hidden_size, attention.all_head_size))
-        # The replaced layers are drawn like all others, from the configuration's range.
-        self.init_weights()
+        self.mobilebert = IBBertModel(config, add_pooling_layer=False)
+        self.tie_weights()
+
+
+class IBBertForSequenceClassification(MobileBertForSequenceClassification):
+    """IB-BERT with a task's head, for its scores beside its students'."""
+
+    config_class = IBBertConfig
+
+    def __init__(self, config: IBBertConfig) -> None:
+        super().__init__(config)
+        self.mobilebert = IBBertModel(config)
+
+
+AutoConfig.register(IBBertConfig.model_type, IBBertConfig)
+AutoModel.register(IBBertConfig, IBBertModel)
+AutoModelForMaskedLM.register(IBBertConfig, IBBertForMaskedLM)
+AutoModelForSequenceClassification.register(IBBertConfig, IBBertForSequenceClassification)

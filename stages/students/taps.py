@@ -96,25 +96,36 @@ AttentionMaskInterface.register(TAPPED, sdpa_mask)
 def look(
     model: PreTrainedModel, input_ids_BS: Tensor, attention_mask_BS: Tensor, taps: Taps
 ) -> Seen:
-    """Run an encoder and return its last hidden states with what the taps ask for.
+    """Run a model's encoder and return its last hidden states with what the taps ask for.
+
+    Where they ask for nothing, padding is not computed (stages/students/heads.py).
+
+    Raises:
+        TeacherError: as `watch`.
+    """
+    if taps == Taps():
+        return Seen(encode(model, input_ids_BS, attention_mask_BS), {}, {})
+    inputs = {"input_ids": input_ids_BS, "attention_mask": attention_mask_BS}
+    output, hidden, attention = watch(model.base_model, inputs, taps)
+    return Seen(output.last_hidden_state, hidden, attention)
+
+
+def watch(
+    model: PreTrainedModel, inputs: dict[str, Tensor], taps: Taps
+) -> tuple[Any, dict[int, Tensor], dict[int, Attention]]:
+    """Run a model, with a head or without, and return its output and what the taps ask for.
 
     Raises:
         TeacherError: the model's attention does not pass through the registered function, or it
             gave fewer hidden states than it has layers: a loss over them would be silently zero.
     """
-    if not taps.hidden and not taps.attention:
-        return Seen(encode(model, input_ids_BS, attention_mask_BS), {}, {})
     num_layers = model.config.num_hidden_layers
     with _recording(model, taps.attention) as recorder:
-        output = model.base_model(
-            input_ids=input_ids_BS,
-            attention_mask=attention_mask_BS,
-            output_hidden_states=sorted(taps.hidden) if taps.hidden else False,
-        )
-    if taps.attention and recorder.num_seen != num_layers:
+        output = model(**inputs, output_hidden_states=sorted(taps.hidden) if taps.hidden else False)
+    if recorder.num_seen != num_layers:
         raise TeacherError(
             f"{type(model).__name__} has {num_layers} layers, but attention was seen "
-            f"{recorder.num_seen} times: objectives on attention cannot be used with it"
+            f"{recorder.num_seen} times: objectives on its layers cannot be used with it"
         )
     hidden: dict[int, Tensor] = {}
     if taps.hidden:
@@ -124,20 +135,17 @@ def look(
                 f"{len(output.hidden_states)} hidden states"
             )
         hidden = {index: output.hidden_states[index] for index in taps.hidden}
-    return Seen(output.last_hidden_state, hidden, recorder.kept)
+    return output, hidden, recorder.kept
 
 
 @contextmanager
 def _recording(model: PreTrainedModel, wanted: Iterable[int]) -> Iterator[_Recorder]:
     recorder = _Recorder(frozenset(wanted))
-    if not recorder.wanted:
-        yield recorder
-        return
-    # Left in place: it is the default kernel, and no name of it is saved with a model.
-    if model.config._attn_implementation != TAPPED:
-        model.set_attn_implementation(TAPPED)
+    before = model.config._attn_implementation
+    model.set_attn_implementation(TAPPED)
     token = _looking.set(recorder)
     try:
         yield recorder
     finally:
         _looking.reset(token)
+        model.set_attn_implementation(before)

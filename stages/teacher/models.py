@@ -8,9 +8,8 @@ from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from stages.errors import TeacherError
-from stages.files import atomic_output, read_json
+from stages.files import atomic_output
 from stages.students.heads import set_dropout
-from stages.students.ib_bert import IBBertConfig, IBBertForMaskedLM
 from stages.training.checkpoints import disk_errors
 
 HEADS = ("cls.", "lm_head.", "head.", "decoder.")
@@ -40,13 +39,12 @@ def open_teacher(
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    own = read_json(folder / "config.json").get("model_type") == IBBertConfig.model_type
-    config = (IBBertConfig if own else AutoConfig).from_pretrained(folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
     if dropout is not None:
         set_dropout(config, dropout)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, loading = (IBBertForMaskedLM if own else AutoModelForMaskedLM).from_pretrained(
+        model, loading = AutoModelForMaskedLM.from_pretrained(
             folder,
             config=config,
             dtype=torch.float32,

@@ -1,0 +1,245 @@
+"""Distil a fine-tuned teacher into a student on one task, with every seed, and score it.
+
+PD, BERT-PKD and TinyBERT's second stage, by the phases of `evaluation.task_distillation`. The
+teacher is fine-tuned first, as `evaluation.finetune` says; the student's text may be augmented.
+Reads two stock model folders and a task's examples; writes a report like fine-tuning's. Killed
+anywhere, the same command goes on from the last teacher, text or seed that was finished.
+"""
+
+import argparse
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import PreTrainedModel
+
+from stages.command import log, parser_for, run
+from stages.distillation.layer_terms import layer_term
+from stages.distillation.phases import draw, hold_unreached
+from stages.errors import SettingsError
+from stages.evaluation.augmentation import Augmenter, read_glove
+from stages.evaluation.classifier import open_classifier
+from stages.evaluation.examples import ShuffledBatches
+from stages.evaluation.finetune import finetune_once, spread
+from stages.evaluation.metrics import headline
+from stages.evaluation.task_distillation import TaskDistillation
+from stages.evaluation.task_models import Split, answers, read_split, scored
+from stages.files import atomic_output, read_json, scratch, sha256_of, sha256_of_tree, write_json
+from stages.params import Augmentation, Params, Schedule, load
+from stages.params import TaskDistillation as Settings
+from stages.teacher.models import open_teacher
+from stages.training.loop import train
+from stages.training.processes import Processes, joined_processes
+
+
+def distil_task(
+    teacher_folder: Path,
+    student_folder: Path,
+    task_folder: Path,
+    params: Params,
+    processes: Processes,
+    out: Path,
+) -> dict[str, Any]:
+    """Write the report of one student on one task to `out`, and return it."""
+    settings = params.evaluation.task_distillation
+    if settings is None:
+        raise SettingsError("params.yaml: evaluation.task_distillation is null: give it phases")
+    task = read_json(task_folder / "task.json")
+    if task["kind"] == "span":
+        raise SettingsError(f"{task['name']}: distillation is for classes and numbers, not spans")
+    # Where fine-tuning has a grid, the teacher takes its first choice.
+    tuning = params.evaluation.finetune.choices(task["name"])[0]
+    workspace = scratch(
+        f"distil-task-{student_folder.name}-{task['name']}",
+        settings.model_dump(mode="json"),
+        tuning.model_dump(mode="json"),
+        *(sha256_of(folder / "model.safetensors") for folder in (teacher_folder, student_folder)),
+        sha256_of_tree(task_folder),
+    )
+    tokenizer = student_folder / "tokenizer.json"
+
+    def read(split: str, folder: Path = task_folder) -> Split:
+        limit = tuning.max_train_examples if split == "train" else tuning.max_validation_examples
+        return read_split(folder, task, split, tokenizer, tuning, limit)
+
+    judged = {split: read(split) for split in task["validation_splits"]}
+    tuned = workspace / "teacher"
+    if not tuned.exists():
+        seed = params.evaluation.seeds[0]
+        *_, teacher = finetune_once(
+            teacher_folder, task, read("train"), judged, tuning, params.launch, processes, seed
+        )
+        with atomic_output(tuned) as target:
+            teacher.save_pretrained(target)
+    teacher = open_classifier(tuned, task["labels"], 0.0, 0).to(processes.device).eval()
+    given = {split: answers(teacher, examples, task) for split, examples in judged.items()}
+    text = task_folder
+    if settings.augmentation is not None:
+        text = workspace / "text"
+        if not text.exists():
+            limit = tuning.max_train_examples
+            _augment(
+                settings.augmentation, teacher_folder, task_folder, task, limit, params.seed, text
+            )
+    # Variants count as examples of their own, and are all used.
+    training = read("train") if text == task_folder else read_split(
+        text, task, "train", tokenizer, tuning, None
+    )  # fmt: skip
+    done = []
+    for seed in params.evaluation.seeds:
+        file = workspace / f"seed-{seed}.json"
+        if not file.exists():
+            clock = time.monotonic()
+            student = _distil_once(
+                teacher, student_folder, task, training, settings, params, processes, seed
+            )
+            metrics = scored(
+                {split: answers(student, examples, task) for split, examples in judged.items()},
+                task,
+            )
+            write_json(file, {"metrics": metrics, "seconds": time.monotonic() - clock})
+        done.append(read_json(file))
+    names = list(done[0]["metrics"])
+    report = {
+        "model": student_folder.name,
+        "task": task["name"],
+        "title": task["title"],
+        "score": spread([headline(result["metrics"], task["scored_by"]) for result in done]),
+        "teacher_score": headline(scored(given, task), task["scored_by"]),
+        "metrics": {name: spread([result["metrics"][name] for result in done]) for name in names},
+        "seeds": params.evaluation.seeds,
+        "num_train": len(training),
+        "seconds": round(sum(result["seconds"] for result in done), 2),
+        "settings": settings.model_dump(mode="json"),
+    }
+    write_json(out, report)
+    shutil.rmtree(workspace)
+    return report
+
+
+def _distil_once(
+    teacher: PreTrainedModel,
+    student_folder: Path,
+    task: dict[str, Any],
+    training: Split,
+    settings: Settings,
+    params: Params,
+    processes: Processes,
+    seed: int,
+) -> PreTrainedModel:
+    """Take a student through every phase, and return it."""
+    student = open_classifier(student_folder, task["labels"], settings.dropout, seed)
+    student = student.to(processes.device)
+    projections = nn.ModuleDict()
+    losses = []
+    for phase in settings.phases:
+        terms = [
+            layer_term(objective, student.config, teacher.config, projections)
+            for objective in phase.objectives
+        ]
+        found = [term for term in terms if term is not None]
+        regression = task["kind"] == "regression"
+        losses.append(
+            TaskDistillation(student, teacher, phase, found, projections, regression=regression)
+        )
+    draw(projections, seed, student.config.initializer_range)
+    projections.to(processes.device)
+    for index, (phase, loss) in enumerate(zip(settings.phases, losses, strict=True)):
+        batches = ShuffledBatches(training.examples, phase.batch_examples, seed + 1000 * index)
+        schedule = Schedule(
+            num_epochs=phase.num_epochs,
+            batch_sequences=phase.batch_examples,
+            learning_rate=phase.learning_rate,
+            warmup_fraction=phase.warmup_fraction,
+            decay=phase.decay,
+            weight_decay=phase.weight_decay,
+            betas=(0.9, 0.999),
+            epsilon=1e-8,
+            max_grad_norm=1.0,
+        )
+        hold_unreached(loss, batches(0), processes.device)
+        train(
+            loss,
+            batches,
+            schedule,
+            schedule.total_steps(len(training.examples)),
+            params.launch.model_copy(update={"micro_batch_sequences": phase.batch_examples}),
+            processes,
+            seed=seed,
+            workspace=None,
+            title=f"{task['name']} {phase.name} seed {seed}",
+        )
+    return student
+
+
+def _augment(
+    settings: Augmentation,
+    teacher_folder: Path,
+    task_folder: Path,
+    task: dict[str, Any],
+    limit: int | None,
+    seed: int,
+    out: Path,
+) -> None:
+    """Write a task folder whose training text has every sentence's variants beside it.
+
+    Where `limit` is fewer examples than there are, a fixed random part of them varies. Of a pair
+    one text varies at a time, and the other is as it was: the released code goes on with the last
+    variant of the first.
+    """
+    table = pq.read_table(task_folder / "train.parquet")
+    if limit is not None and table.num_rows > limit:
+        chosen = np.random.default_rng(0).permutation(table.num_rows)[:limit]
+        table = table.take(np.sort(chosen))
+    augmenter = Augmenter(
+        open_teacher(teacher_folder),
+        Tokenizer.from_file(str(teacher_folder / "tokenizer.json")),
+        read_glove(Path(settings.glove)),
+        num_candidates=settings.num_candidates,
+        probability=settings.probability,
+    )
+    num_variants = settings.num_variants_by_task.get(task["name"], settings.num_variants)
+    pieces = [table]
+    for offset, column in enumerate(("text_a", "text_b")):
+        texts = [text or "" for text in table[column].to_pylist()]
+        variants = augmenter.variants(texts, num_variants, seed + offset)
+        rows = [row for row, found in enumerate(variants) for _ in found]
+        varied = pa.array([variant for found in variants for variant in found], pa.string())
+        taken = table.take(pa.array(rows, pa.int64()))
+        place = table.column_names.index(column)
+        pieces.append(taken.set_column(place, table.schema.field(column), varied))
+    with atomic_output(out) as target:
+        target.mkdir()
+        pq.write_table(pa.concat_tables(pieces), target / "train.parquet")
+        shutil.copyfile(task_folder / "task.json", target / "task.json")
+    log.info("%s: %d examples of %d", task["name"], sum(map(len, pieces)), len(table))
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Run the stage with the settings in force."""
+    with joined_processes() as processes:
+        report = distil_task(
+            arguments.teacher,
+            arguments.student,
+            arguments.task_data,
+            load(),
+            processes,
+            arguments.report,
+        )
+    log.info(
+        "%s on %s: median %.1f, its teacher %.1f",
+        report["model"],
+        report["title"],
+        report["score"]["median"],
+        report["teacher_score"],
+    )
+
+
+if __name__ == "__main__":
+    run(main, parser_for(__doc__, ["teacher", "student", "task-data", "report"]))

@@ -1,0 +1,93 @@
+"""The loss of a student that learns a task from a teacher that was fine-tuned on it.
+
+PD (Turc et al. 2019) and TinyBERT's prediction phase have soft targets alone, BERT-PKD (Sun et al.
+2019) labels, soft targets and patience, TinyBERT's intermediate phase attention and hidden states.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from stages.distillation.layer_terms import LayerTerm
+from stages.objectives.soft_targets import soft_target_kl
+from stages.params import TaskPhase
+from stages.students.taps import Seen, Taps, watch
+from stages.training.batches import Batch
+
+
+class TaskDistillation(nn.Module):
+    """A student's classifier and one phase's loss (`stages.training.loop.Objective`)."""
+
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        teacher: PreTrainedModel,
+        phase: TaskPhase,
+        layer_terms: Sequence[LayerTerm],
+        projections: nn.ModuleDict,
+        *,
+        regression: bool,
+    ) -> None:
+        super().__init__()
+        self.student, self.projections = student, projections
+        # In a tuple it is no module of this one: nothing trains it, wraps it or saves it.
+        self._teacher = (teacher.eval().requires_grad_(False),)
+        self.phase, self.regression, self.layer_terms = phase, regression, tuple(layer_terms)
+        weights = {"labels": phase.labels, "soft_targets": phase.soft_targets}
+        self.answer_terms = {name: weight for name, weight in weights.items() if weight > 0}
+        self.terms = (*self.answer_terms, *(term.name for term in self.layer_terms))
+        self.student_taps, self.teacher_taps = Taps(), Taps()
+        for term in self.layer_terms:
+            self.student_taps |= term.student_taps
+            self.teacher_taps |= term.teacher_taps
+
+    def counts(self, batch: Batch) -> list[float]:
+        """Return the number of examples, times classes where the reduction says so."""
+        examples = len(batch["labels"])
+        is_upstream = self.phase.reduction == "upstream" and not self.regression
+        soft = examples * (self.student.config.num_labels if is_upstream else 1)
+        of = {"labels": examples, "soft_targets": soft}
+        counts = [of[name] for name in self.answer_terms]
+        return [*counts, *(term.count(batch) for term in self.layer_terms)]
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Return a micro-batch as it is."""
+        return batch
+
+    def forward(self, batch: Batch, counts: list[float]) -> tuple[Tensor, Tensor]:
+        """Return the weighted loss of a micro-batch, and each term's sum."""
+        logits_BC, mine = _answer(self.student, batch, self.student_taps)
+        with torch.no_grad():
+            taught_BC, theirs = _answer(self._teacher[0], batch, self.teacher_taps)
+        sums = {}
+        if "labels" in self.answer_terms:
+            sums["labels"] = self._with_labels(logits_BC, batch["labels"])
+        if "soft_targets" in self.answer_terms:
+            sums["soft_targets"] = self._with_teacher(logits_BC, taught_BC)
+        weights = [*self.answer_terms.values(), *(term.weight for term in self.layer_terms)]
+        values = [*sums.values(), *(term.sum(mine, theirs, batch) for term in self.layer_terms)]
+        total = logits_BC.new_zeros(())
+        for weight, value, count in zip(weights, values, counts, strict=True):
+            total = total + weight / max(count, 1) * value
+        return total, torch.stack([value.detach().float() for value in values])
+
+    def _with_labels(self, logits_BC: Tensor, labels_B: Tensor) -> Tensor:
+        if self.regression:
+            return F.mse_loss(logits_BC[:, 0], labels_B, reduction="sum")
+        return F.cross_entropy(logits_BC, labels_B, reduction="sum")
+
+    def _with_teacher(self, logits_BC: Tensor, taught_BC: Tensor) -> Tensor:
+        if self.regression:
+            return F.mse_loss(logits_BC, taught_BC, reduction="sum")
+        return soft_target_kl(logits_BC, taught_BC, self.phase.temperature).sum
+
+
+def _answer(model: PreTrainedModel, batch: Batch, taps: Taps) -> tuple[Tensor, Seen]:
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    if getattr(model.config, "type_vocab_size", 0) > 1:
+        inputs["token_type_ids"] = batch["token_type_ids"]
+    output, hidden, attention = watch(model, inputs, taps)
+    return output.logits, Seen(output.logits, hidden, attention)

@@ -1,0 +1,63 @@
+"""Settings of distillation on a task: its phases, and more of its text."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from stages.params.base import Fraction, Name, Positive, Settings
+from stages.params.objectives import ObjectiveSettings
+
+
+class Augmentation(Settings):
+    """TinyBERT's data augmentation: variants of the training text, words replaced."""
+
+    glove: str
+    """A text file of GloVe vectors: a word and its numbers a line."""
+    num_variants: Positive = Field(default=20, json_schema_extra={"paper": "20; 10 to 30 in code"})
+    """At most so many variants of every sentence (N_a)."""
+    num_variants_by_task: dict[Name, Positive] = Field(default_factory=dict)
+    """Where a task has another number, by its name (cola: 30, mnli: 10, ... in the released code,
+    which reads none of them)."""
+    num_candidates: Positive = Field(default=15, json_schema_extra={"paper": "15"})
+    """Words that may stand for a word (K)."""
+    probability: Fraction = Field(default=0.4, json_schema_extra={"paper": "0.4"})
+    """Of replacing a word (p_t)."""
+
+
+class TaskPhase(Settings):
+    """A stretch of distillation from a fine-tuned teacher on a task's examples."""
+
+    name: Name
+    labels: float = Field(default=0.0, ge=0)
+    """Weight of the loss with the labels: 1 - alpha in BERT-PKD. PD and TinyBERT have none."""
+    soft_targets: float = Field(default=0.0, ge=0)
+    """Weight of the teacher's answers: T squared x KL of classes, squared error of numbers."""
+    temperature: float = Field(default=1.0, gt=0)
+    reduction: Literal["paper", "upstream"] = "paper"
+    """`upstream` divides the loss of classes by their number too, as TinyBERT's and BERT-PKD's
+    code does."""
+    objectives: list[ObjectiveSettings] = Field(default_factory=list)
+    """On hidden states and attention; those on the vocabulary have no place here."""
+    num_epochs: float = Field(gt=0)
+    learning_rate: float = Field(gt=0, le=1)
+    warmup_fraction: Fraction = 0.1
+    decay: Literal["linear", "constant"] = "linear"
+    batch_examples: Positive = 32
+    weight_decay: float = Field(default=0.01, ge=0)
+
+    @model_validator(mode="after")
+    def _has_a_loss(self) -> "TaskPhase":
+        if not (self.labels or self.soft_targets or self.objectives):
+            raise ValueError("give labels or soft_targets a weight, or name objectives")
+        for objective in self.objectives:
+            if objective.kind in ("soft_targets", "mlm", "mixed_labels", "cosine"):
+                raise ValueError(f"objective {objective.kind} is for text, not for a task")
+        return self
+
+
+class TaskDistillation(Settings):
+    """Distillation on tasks: PD, BERT-PKD, TinyBERT's second stage."""
+
+    phases: list[TaskPhase] = Field(min_length=1)
+    augmentation: Augmentation | None = None
+    dropout: Fraction = 0.1

@@ -1,0 +1,191 @@
+"""Distillation on a task: each loss against its formula, and a whole run on a tiny task."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
+
+from stages.distillation.layer_terms import layer_term
+from stages.errors import SettingsError
+from stages.evaluation.distil_task import distil_task
+from stages.evaluation.task_distillation import TaskDistillation
+from stages.files import read_json, write_json
+from stages.params import TaskPhase, load
+from tests.conftest import ROOT
+from tests.tiny_models import ALONE
+from tests.tiny_pipeline import save_tokenizer
+
+BATCH = {
+    "input_ids": torch.tensor([[2, 7, 9, 3], [2, 8, 3, 0], [2, 5, 6, 3]]),
+    "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1]]),
+    "token_type_ids": torch.zeros(3, 4, dtype=torch.long),
+    "labels": torch.tensor([0, 2, 1]),
+}
+
+
+def classifier(num_layers: int, seed: int, num_labels: int = 3) -> BertForSequenceClassification:
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16}
+    config = BertConfig(
+        vocab_size=40, num_hidden_layers=num_layers, initializer_range=0.3,
+        hidden_dropout_prob=0, attention_probs_dropout_prob=0, num_labels=num_labels, **sizes,
+    )  # fmt: skip
+    return BertForSequenceClassification(config)
+
+
+def loss_of(num_labels: int = 3, **phase: object) -> TaskDistillation:
+    settings = TaskPhase.model_validate(
+        {"name": "p", "num_epochs": 1, "learning_rate": 0.01} | phase
+    )
+    student, teacher = classifier(2, 1, num_labels), classifier(4, 2, num_labels)
+    projections = nn.ModuleDict()
+    terms = [
+        layer_term(objective, student.config, teacher.config, projections)
+        for objective in settings.objectives
+    ]
+    return TaskDistillation(
+        student, teacher, settings, terms, projections, regression=num_labels == 1
+    )
+
+
+def logits(loss: TaskDistillation) -> tuple[torch.Tensor, torch.Tensor]:
+    inputs = {name: x for name, x in BATCH.items() if name != "labels"}
+    with torch.no_grad():
+        return loss.student(**inputs).logits, loss._teacher[0](**inputs).logits
+
+
+def test_pkd_is_labels_soft_targets_and_patience() -> None:
+    loss = loss_of(
+        labels=0.3, soft_targets=0.7, temperature=10.0, reduction="upstream",
+        objectives=[{"kind": "patience", "weight": 100}],
+    )  # fmt: skip
+    assert loss.terms == ("labels", "soft_targets", "patience")
+    counts = loss.counts(BATCH)
+    assert counts == [3, 9, 3 * 1 * 16]
+    total, sums = loss(BATCH, counts)
+    mine, theirs = logits(loss)
+    ce = F.cross_entropy(mine, BATCH["labels"])
+    soft = (theirs / 10).softmax(-1)
+    kl = 100 * (soft * (soft.log() - (mine / 10).log_softmax(-1))).mean()
+    inputs = {name: x for name, x in BATCH.items() if name != "labels"}
+    states = [
+        F.normalize(model.bert(**inputs, output_hidden_states=True).hidden_states[layer][:, 0])
+        for model, layer in ((loss.student, 1), (loss._teacher[0], 2))
+    ]
+    patience = F.mse_loss(*states)
+    torch.testing.assert_close(total, 0.3 * ce + 0.7 * kl + 100 * patience)
+    assert sums[0].item() == pytest.approx(3 * ce.item(), rel=1e-5)
+
+
+def test_regression_learns_the_teachers_numbers_or_the_labels() -> None:
+    mine, theirs = logits(loss_of(1, soft_targets=1.0))
+    gold = BATCH | {"labels": torch.tensor([0.5, 4.0, 2.0])}
+    for phase, target in (({"soft_targets": 1.0}, theirs[:, 0]), ({"labels": 1.0}, gold["labels"])):
+        loss = loss_of(1, **phase)
+        total, _ = loss(gold, loss.counts(gold))
+        torch.testing.assert_close(total, F.mse_loss(mine[:, 0], target))
+
+
+def test_layers_learn_without_any_answer() -> None:
+    loss = loss_of(objectives=[{"kind": "attention_scores"}, {"kind": "hidden_states"}])
+    total, _ = loss(BATCH, loss.counts(BATCH))
+    total.backward()
+    assert loss.student.classifier.weight.grad is None
+    assert loss.student.bert.encoder.layer[0].attention.self.query.weight.grad is not None
+    assert all(parameter.grad is None for parameter in loss._teacher[0].parameters())
+    assert not any("teacher" in name for name, _ in loss.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("phase", "message"),
+    [
+        ({}, "give labels or soft_targets a weight, or name objectives"),
+        ({"objectives": [{"kind": "mlm"}]}, "objective mlm is for text, not for a task"),
+    ],
+)
+def test_phase_without_a_loss_is_refused(phase: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        loss_of(**phase)
+
+
+def save_model(folder: Path, num_layers: int) -> None:
+    size = save_tokenizer(folder)
+    torch.manual_seed(num_layers)
+    config = BertConfig(
+        vocab_size=size, hidden_size=16, num_hidden_layers=num_layers, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=64, initializer_range=0.2,
+    )  # fmt: skip
+    BertForMaskedLM(config).save_pretrained(folder)
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Path:
+    """Which of two words a text has, in the form of a task's folder."""
+    folder = tmp_path / "task"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for split, num in (("train", 48), ("validation", 24)):
+        labels = rng.integers(0, 2, num)
+        texts = [f"the {'tensor' if label else 'string'} of data" for label in labels]
+        table = pa.table(
+            {"text_a": texts, "text_b": pa.array([None] * num, pa.string()), "label": labels}
+        )
+        pq.write_table(table, folder / f"{split}.parquet")
+    write_json(
+        folder / "task.json",
+        {
+            "name": "sst2", "title": "SST-2", "kind": "classification", "labels": ["a", "b"],
+            "scored_by": ["accuracy"], "metrics": ["accuracy"], "is_glue": False,
+            "is_derived": True, "validation_splits": ["validation"], "test_splits": [],
+        },
+    )  # fmt: skip
+    return folder
+
+
+def settings_with(tmp_path: Path, **given: object):
+    params = load(ROOT / "params.yaml")
+    tuning = params.evaluation.finetune.model_copy(
+        update={"num_epochs": 2, "learning_rate": 0.01, "max_length": 16}
+    )
+    evaluation = params.evaluation.model_dump() | {"finetune": tuning.model_dump(), "seeds": [1]}
+    return params.model_validate(params.model_dump() | {"evaluation": evaluation | given})
+
+
+def test_tinybert_learns_a_task_from_augmented_text(
+    task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    glove = tmp_path / "glove.txt"
+    glove.write_text("tensor 1 0\narray 1 0.1\nstring 0 1\ntext 0.1 1\n")
+    for name, num_layers in (("teacher", 2), ("student", 1)):
+        save_model(tmp_path / name, num_layers)
+    common = {"num_epochs": 1, "learning_rate": 0.01, "batch_examples": 16}
+    phases = [
+        common | {
+            "name": "intermediate", "decay": "constant",
+            "objectives": [{"kind": "attention_scores"}, {"kind": "hidden_states"}],
+        },
+        common | {"name": "prediction", "soft_targets": 1.0},
+    ]  # fmt: skip
+    augmentation = {"glove": str(glove), "num_variants": 2, "num_variants_by_task": {"sst2": 3}}
+    params = settings_with(
+        tmp_path, task_distillation={"phases": phases, "augmentation": augmentation}
+    )
+    folders = (tmp_path / "teacher", tmp_path / "student", task)
+    report = distil_task(*folders, params, ALONE, tmp_path / "report.json")
+    assert 48 < report["num_train"] <= 4 * 48
+    assert 0 <= report["score"]["median"] <= 100
+    assert read_json(tmp_path / "report.json")["teacher_score"] == report["teacher_score"]
+    assert not list((tmp_path / ".scratch").glob("distil-task-*"))
+
+
+def test_command_says_that_it_has_no_settings(task: Path, tmp_path: Path) -> None:
+    params = settings_with(tmp_path)
+    with pytest.raises(SettingsError, match="task_distillation is null"):
+        distil_task(tmp_path, tmp_path, task, params, ALONE, tmp_path / "report.json")
