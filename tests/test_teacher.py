@@ -5,13 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, BertModel
+from safetensors.torch import load_file, save_file
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertModel,
+)
 
 from stages.errors import TeacherError
 from stages.files import sha256_of
 from stages.params import FolderTeacher, IBBertTeacher
 from stages.teacher.fetch import REQUIRED, fetch_teacher
-from stages.teacher.models import open_teacher, save_model
+from stages.teacher.models import open_teacher, pooler_in, save_model
 from tests.tiny_pipeline import save_teacher, save_tokenizer
 
 
@@ -122,3 +128,28 @@ def test_ib_bert_is_made_with_another_models_vocabulary(folder: Path, tmp_path: 
     assert (tmp_path / "one" / "tokenizer.json").is_file()
     same = [sha256_of(tmp_path / name / "model.safetensors") for name in ("one", "again")]
     assert same[0] == same[1]
+
+
+@pytest.mark.parametrize("prefix", ["", "bert."])
+def test_pooler_of_the_source_outlives_adaptation(
+    folder: Path, tmp_path: Path, prefix: str
+) -> None:
+    weights = load_file(folder / "model.safetensors")
+    width = open_teacher(folder).config.hidden_size
+    pooler = {
+        "pooler.dense.weight": torch.randn(width, width),
+        "pooler.dense.bias": torch.ones(width),
+    }
+    save_file(
+        weights | {f"{prefix}{name}": tensor for name, tensor in pooler.items()},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    model = open_teacher(folder)
+    save_model(model, folder, tmp_path / "saved", pooler_in(folder))
+    classifier = BertForSequenceClassification.from_pretrained(tmp_path / "saved")
+    assert torch.equal(classifier.bert.pooler.dense.weight, pooler["pooler.dense.weight"])
+    # The masked language model is what it was.
+    again = open_teacher(tmp_path / "saved")
+    assert torch.equal(again.cls.predictions.bias, model.cls.predictions.bias)
+    assert pooler_in(tmp_path / "saved").keys() == pooler.keys()

@@ -13,7 +13,7 @@ from stages.corpus.reading import open_split
 from stages.files import scratch, sha256_of, write_json
 from stages.params import Params, Weights, load
 from stages.students.heads import num_parameters
-from stages.teacher.models import open_teacher, save_model
+from stages.teacher.models import open_teacher, pooler_in, save_model
 from stages.training.batches import MaskedBatches
 from stages.training.curves import write_curve
 from stages.training.heldout import measure_heldout
@@ -83,7 +83,7 @@ def adapt(arguments: argparse.Namespace, params: Params, processes: Processes) -
     if not processes.is_first:
         return
     report |= outcome.cost(num_tokens) | {"heldout": measured()}
-    save_model(model, arguments.source, arguments.out)
+    save_model(model, arguments.source, arguments.out, pooler_in(arguments.source))
     write_curve(arguments.curve, outcome.curve or [{"step": 0, "loss": 0.0, "mlm": 0.0}])
     write_json(arguments.report, report)
     if workspace is not None:

@@ -1,9 +1,14 @@
 """Stock model folders: opened from safetensors only, written whole with their tokenizer."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -64,11 +69,39 @@ def open_teacher(
     return model
 
 
-def save_model(model: PreTrainedModel, tokenizer_folder: Path, out: Path) -> None:
-    """Write a model as a stock folder, with the tokenizer files of another folder beside it."""
+def pooler_in(folder: Path) -> dict[str, Tensor]:
+    """Return the pooler's tensors of a model folder, by the ends of their names; {} without one.
+
+    A masked language model has no pooler, but a classifier made from the same weights begins with
+    it: published fine-tuning scores are those of a model that kept its own.
+    """
+    with safe_open(folder / "model.safetensors", framework="pt") as weights:
+        names = [name for name in weights.keys() if ".pooler." in f".{name}"]  # noqa: SIM118
+        return {name[name.index("pooler.") :]: weights.get_tensor(name) for name in names}
+
+
+def save_model(
+    model: PreTrainedModel,
+    tokenizer_folder: Path,
+    out: Path,
+    pooler: Mapping[str, Tensor] = MappingProxyType({}),
+) -> None:
+    """Write a model as a stock folder, with the tokenizer files of another folder beside it.
+
+    Args:
+        model: Any stock model.
+        tokenizer_folder: Where its tokenizer is.
+        out: The folder to make.
+        pooler: From `pooler_in`; kept beside the weights of a model that has none itself.
+    """
     with atomic_output(out) as target:
         with disk_errors(target):
             model.save_pretrained(target)
+            if pooler:
+                path = target / "model.safetensors"
+                prefix = model.base_model_prefix
+                kept = {f"{prefix}.{name}": tensor for name, tensor in pooler.items()}
+                save_file(load_file(path) | kept, path, metadata={"format": "pt"})
         for name in TOKENIZER_FILES:
             if (tokenizer_folder / name).is_file():
                 shutil.copyfile(tokenizer_folder / name, target / name)
