@@ -27,10 +27,10 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def sha256_of_tree(folder: Path) -> str:
-    """Return one hex sha256 over the names and contents of every file below a folder."""
+def sha256_of_tree(folder: Path, leave_out: str | None = None) -> str:
+    """Return one hex sha256 over the names and contents of every file below a folder but one."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != leave_out):
         digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_of(path)}\n".encode())
     return digest.hexdigest()
 

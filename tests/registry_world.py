@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from stages.files import fingerprint, read_json, sha256_of, sha256_of_tree, write_json
+from stages.files import fingerprint, read_json, sha256_of, write_json
 from stages.registry import register
+from stages.registry.versions import export_digest
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDENT = "distilbert"
@@ -256,7 +257,7 @@ def write_gate(root: Path, passed: bool = True) -> None:
         "passed": passed,
         "meaning": "mean over 2 tasks",
     }
-    export = sha256_of_tree(root / "models" / "export" / STUDENT)
+    export = export_digest(root / "models" / "export" / STUDENT)
     report = {"student": STUDENT, "passed": passed, "checks": [check], "export_sha256": export}
     write_json(root / "reports" / "gate" / f"{STUDENT}.json", report)
 

@@ -141,7 +141,12 @@ def test_new_evaluation_changes_metrics_and_gate_but_not_the_version(world, stor
 @pytest.mark.slow
 def test_another_export_of_a_student_is_another_version_of_the_same_run(world, store):
     first = register_now(world)
-    (world / f"models/export/{STUDENT}/README.md").write_text("# Model card")
+    export = world / f"models/export/{STUDENT}"
+    # What training cost stands on the card, and is another each time.
+    (export / "README.md").write_text("# Model card: 0.2 device-hours")
+    assert register_now(world)["version"] == 1
+    with (export / "tokenizer.json").open("a") as tokenizer:
+        tokenizer.write("\n")
     second = register_now(world)
     assert second["run_id"] == first["run_id"]
     assert (first["version"], second["version"]) == (1, 2)

@@ -18,7 +18,8 @@ from typing import Any, Literal
 from stages import params
 from stages.command import log, parser_for, run
 from stages.errors import DataError, SettingsError
-from stages.files import read_json, sha256_of, sha256_of_tree, write_json
+from stages.files import read_json, sha256_of, write_json
+from stages.registry.versions import export_digest
 
 SAFE_SUFFIXES = {".safetensors", ".onnx", ".json", ".txt", ".md"}
 """Kinds of file that can be read without running what they say; a pickle can not."""
@@ -86,7 +87,7 @@ def main(arguments: argparse.Namespace) -> None:
         "student": student,
         "passed": passed,
         "checks": [check.as_json() for check in checks],
-        "export_sha256": sha256_of_tree(arguments.export),
+        "export_sha256": export_digest(arguments.export),
     }
     write_json(arguments.out, report)
     for line in table(checks):

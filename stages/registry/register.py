@@ -17,13 +17,15 @@ from typing import Any
 from stages import params
 from stages.command import log, parser_for, run
 from stages.errors import DataError
-from stages.files import read_json, sha256_of_tree, write_json
+from stages.files import read_json, write_json
 from stages.lineage import CORPUS, GitState, Lineage, git_state, lineage_of
 from stages.registry.record import curve_points, deciding_params, report_metrics
 from stages.registry.upload import logged_model
 from stages.registry.versions import (
+    CARD,
     TAG_EXPORT,
     TAG_GATE,
+    export_digest,
     find_version,
     gate_artifact,
 )
@@ -87,7 +89,7 @@ def collect(settings: params.Params, student: str, reports: Path, export: Path) 
     """
     lineage = lineage_of(student)
     gate = read_json(reports / "gate" / f"{student}.json")
-    export_sha256 = sha256_of_tree(export)
+    export_sha256 = export_digest(export)
     if gate["export_sha256"] != export_sha256:
         raise DataError(
             f"{reports}/gate/{student}.json judged other files than {export} holds now; "
@@ -100,7 +102,7 @@ def collect(settings: params.Params, student: str, reports: Path, export: Path) 
         reports / "report.html",
         reports / "summary.json",
         params.PARAMS,
-        export / "README.md",
+        export / CARD,
     )
     return Record(
         settings=settings,

@@ -1,7 +1,7 @@
 """Registered versions: their tags, and how they are found.
 
-A version is one exported student: (lineage, hash of the export folder). Its tags are written in the
-same transaction as the version, so a version without them does not exist.
+A version is one exported student: (lineage, hash of the exported files). Its tags are written in
+the same transaction as the version, so a version without them does not exist.
 """
 
 import json
@@ -12,11 +12,23 @@ from typing import Any
 
 from stages.command import without_secret
 from stages.errors import DistilleryError
+from stages.files import sha256_of_tree
 from stages.tracking.live import TAG_LINEAGE, TAG_STUDENT
 from stages.tracking.store import Store
 
 TAG_EXPORT = "export_sha256"
 TAG_GATE = "gate"
+
+
+CARD = "README.md"
+
+
+def export_digest(export: Path) -> str:
+    """Return the sha256 that stands for an exported student, its card left out.
+
+    The card tells what training cost, and training the same student again costs other seconds.
+    """
+    return sha256_of_tree(export, leave_out=CARD)
 
 
 @dataclass(frozen=True, slots=True)
