@@ -129,7 +129,7 @@ class Stopping:
     def is_over(self) -> bool:
         """Tell whether the command and everything below it has ended."""
         ended = self._group.command.poll() is not None
-        return ended and not any(_is_alive(process) for process in self._family)
+        return ended and not any(is_alive(process) for process in self._family)
 
 
 def descendants(pid: int) -> list[psutil.Process]:
@@ -140,7 +140,8 @@ def descendants(pid: int) -> list[psutil.Process]:
         return []
 
 
-def _is_alive(process: psutil.Process) -> bool:
+def is_alive(process: psutil.Process) -> bool:
+    """Tell whether a process has not ended; one that waits to be asked about (a zombie) has."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -27,6 +27,7 @@ import numpy as np
 import psutil
 
 from stages.files import read_json, sha256_of
+from tests.living import outliving
 from tests.tiny_pipeline import environment, make_project, settings, write_params
 from tests.tiny_shards import write_shards
 
@@ -40,7 +41,6 @@ ARGUMENTS = [
 ]  # fmt: skip
 TWO, ONE = ("rank", "ranks", "launcher", "machine"), ("process", "write")
 KINDS = ("rank", "process", "launcher", "write", "ranks", "machine")
-SECONDS_TO_BE_GONE = 3.0
 # Dies without a word at the n-th call that changes the disk, as a power cut would have it.
 DIES_AT_A_WRITE = """
 import os, runpy, signal, sys
@@ -164,7 +164,7 @@ def killed_trial(trial: Trial, kind: str, rng: random.Random) -> tuple[int, str]
         victim.kill()
     if kind not in ("rank", "ranks"):
         process.wait(30)
-        _, orphans = psutil.wait_procs(workers, timeout=SECONDS_TO_BE_GONE)
+        orphans = outliving(worker.pid for worker in workers)
         assert not orphans, f"{kind}: {orphans} outlive the launcher"
         if kind == "machine":
             trial.lose_the_end_of_a_file(rng)

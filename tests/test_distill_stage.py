@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from stages.files import read_json, sha256_of, write_json
@@ -19,12 +18,12 @@ from tests.kills import (
     ARGUMENTS,
     DIES_AT_A_WRITE,
     NUM_STEPS,
-    SECONDS_TO_BE_GONE,
     Trial,
     configure,
     distillable_project,
     workers_of,
 )
+from tests.living import outliving
 from tests.tiny_pipeline import environment, stage
 
 pytestmark = pytest.mark.slow
@@ -95,7 +94,7 @@ def test_two_processes_leave_the_identical_student_however_they_start_and_die(
     workers = workers_of(process.pid)
     process.kill()
     process.wait()
-    assert not psutil.wait_procs(workers, timeout=SECONDS_TO_BE_GONE)[1], "orphans"
+    assert outliving(worker.pid for worker in workers) == []
     trial.lose_the_end_of_a_file(rng)
 
     process = trial.start()

@@ -19,6 +19,7 @@ import pytest
 from toy_project import make_project
 
 from flows import server
+from tests.living import outliving
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.slow
@@ -254,7 +255,7 @@ def test_ctrl_c_stops_the_stage_that_runs_and_leaves_nothing(built: Path, prefec
     pid = wait_until(lambda: (built / "pid").exists() and (built / "pid").read_text().strip(), 60)
     flow.send_signal(signal.SIGINT)
     assert flow.wait(60) != 0
-    assert not psutil.pid_exists(int(pid))
+    assert outliving([int(pid)]) == []
     assert latest_tasks(prefect)["score@a"] != "Completed"
 
 

@@ -71,7 +71,9 @@ def test_student_without_a_teacher_needs_none() -> None:
 
 
 def test_adaptation_of_the_teacher_is_planned_where_there_is_one() -> None:
-    settings = params.load(ROOT / "profiles" / "offline.yaml")
+    values = yaml.safe_load((ROOT / "profiles" / "offline.yaml").read_text())
+    values["teacher"]["adapt"] |= {"num_steps": 100, "batch_sequences": 8}
+    settings = params.Params.model_validate(values)
     found = plans(settings, teacher_config(settings, None), None, 1)
     assert [plan.name for plan in found] == ["teacher", *settings.students]
     assert found[0].num_tokens == 100 * 8 * 128

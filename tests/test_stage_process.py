@@ -8,13 +8,13 @@ import threading
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 from toy_project import make_project
 
 from flows import processes
 from flows.processes import ProcessGroup
 from flows.stage_process import StageResult, run_stage
+from tests.living import outliving
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -48,18 +48,6 @@ def wait_for(path: Path, seconds: float = 20) -> str:
         assert time.monotonic() < deadline, f"{path} did not appear"
         time.sleep(0.05)
     return path.read_text(encoding="utf-8")
-
-
-def is_gone(pid: int, seconds: float = 10) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-                return True
-        except psutil.NoSuchProcess:
-            return True
-        time.sleep(0.05)
-    return False
 
 
 # ------------------------------------------------------------------------------- how a stage ends
@@ -161,7 +149,7 @@ def test_a_stage_that_ignores_every_request_is_killed_and_not_orphaned(
     threading.Thread(target=lambda: (wait_for(root / "pid"), stop.set())).start()
     result, _ = run(root, stop=stop, grace_seconds=0.5)
     assert result.outcome == "stopped"
-    assert is_gone(int((root / "pid").read_text()))
+    assert outliving([int((root / "pid").read_text())], seconds=10) == []
 
 
 def test_a_time_limit_stops_the_stage_and_says_so(tmp_path: Path) -> None:
@@ -183,7 +171,7 @@ def test_an_exception_while_the_stage_runs_stops_it(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="the logger broke"):
         run_stage("it", root=root, num_threads=1, stop=threading.Event(), log_line=break_at_x)
-    assert is_gone(int((root / "pid").read_text()))
+    assert outliving([int((root / "pid").read_text())], seconds=10) == []
 
 
 def test_a_descendant_in_a_session_of_its_own_is_killed_too(
@@ -199,15 +187,15 @@ def test_a_descendant_in_a_session_of_its_own_is_killed_too(
     group = start([sys.executable, "-c", parent], tmp_path)
     pid = int(wait_for(tmp_path / "pid"))
     processes.stop(group, grace_seconds=0.3)
-    assert is_gone(pid)
+    assert outliving([pid], seconds=10) == []
 
 
 def test_what_a_command_leaves_running_in_its_group_ends_with_it(tmp_path: Path) -> None:
     group = start(["/bin/sh", "-c", "sleep 300 & echo $! > pid"], tmp_path)
     assert group.command.wait() == 0
     processes.close(group)
-    assert is_gone(int(wait_for(tmp_path / "pid")))
-    assert is_gone(group.guard.pid)
+    assert outliving([int(wait_for(tmp_path / "pid"))], seconds=10) == []
+    assert outliving([group.guard.pid], seconds=10) == []
 
 
 def test_the_group_ends_when_we_are_killed_outright(tmp_path: Path) -> None:
@@ -228,4 +216,4 @@ def test_the_group_ends_when_we_are_killed_outright(tmp_path: Path) -> None:
     pid = int(wait_for(tmp_path / "pid"))
     flow.send_signal(signal.SIGKILL)
     flow.wait()
-    assert is_gone(pid)
+    assert outliving([pid], seconds=10) == []
