@@ -24,14 +24,13 @@ from urllib.parse import unquote, urlparse
 import psutil
 
 from flows import environment, server
+from flows.ui import PORTS, STORE
 from stages import params
 from stages.command import parser_for, run, without_secret
 from stages.errors import DistilleryError, SettingsError
 
-STORE = Path("mlruns/mlflow.db")
 LOW_DISK_GIB = 5.0
 NO_DISK_GIB = 1.0
-PORTS = {"Prefect": 4200, "MLflow": 5000}
 
 State = Literal["good", "warning", "wrong"]
 MARK: dict[State, str] = {"good": "ok   ", "warning": "note ", "wrong": "WRONG"}

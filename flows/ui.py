@@ -20,6 +20,7 @@ from stages.errors import DistilleryError
 from stages.files import SCRATCH
 
 STORE = Path("mlruns/mlflow.db")
+PORTS = {"Prefect": 4200, "MLflow": 5000}
 STOP_SECONDS = 10.0
 
 
@@ -108,6 +109,6 @@ def _watch(watched: list[tuple[str, processes.ProcessGroup]]) -> None:
 
 if __name__ == "__main__":
     parser = parser_for(__doc__)
-    parser.add_argument("--prefect-port", type=int, default=4200)
-    parser.add_argument("--mlflow-port", type=int, default=5000)
+    parser.add_argument("--prefect-port", type=int, default=PORTS["Prefect"])
+    parser.add_argument("--mlflow-port", type=int, default=PORTS["MLflow"])
     run(main, parser)

@@ -180,15 +180,22 @@ def test_padding_changes_no_term() -> None:
     torch.testing.assert_close(padded_sums, sums, rtol=1e-5, atol=1e-5)
 
 
+def in_double(objective: TripleLoss) -> TripleLoss:
+    assert objective.teacher is not None
+    objective.teacher._model.double()
+    return objective.double()
+
+
 @pytest.mark.parametrize("size", [2, 3])
 def test_accumulated_micro_batches_equal_one_batch(size: int) -> None:
-    whole, parts = triple_loss(), triple_loss()
+    # Double precision: of what rounding leaves of a gradient of 0, Adam makes a whole step.
+    whole, parts = in_double(triple_loss()), in_double(triple_loss())
     curve = fit(whole).curve
     accumulated = fit(parts, micro_batch_sequences=size).curve
     assert [row["loss"] for row in accumulated] == pytest.approx(
         [r["loss"] for r in curve], rel=1e-4
     )
-    torch.testing.assert_close(weights_of(parts), weights_of(whole), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(weights_of(parts), weights_of(whole), rtol=1e-3, atol=2e-4)
 
 
 def test_training_lowers_the_loss_and_the_divergence_from_the_teacher() -> None:

@@ -9,10 +9,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from stages.evaluation.examples import Examples
-from stages.students.heads import encode, set_dropout
+from stages.students.heads import encode, quiet_transformers, set_dropout
 from stages.students.unpadding import MODEL_TYPES
 from stages.training.batches import Batch
 
@@ -30,8 +29,7 @@ def open_classifier(
         dropout: Everywhere in the model.
         seed: Of the head's weights.
     """
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    quiet_transformers()
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     config.num_labels = len(labels) if labels else 1
     if labels:

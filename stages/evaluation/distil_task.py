@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tokenizers import Tokenizer
@@ -25,16 +24,15 @@ from stages.distillation.phases import draw, hold_unreached
 from stages.errors import SettingsError
 from stages.evaluation.augmentation import Augmenter, read_glove
 from stages.evaluation.classifier import open_classifier
-from stages.evaluation.examples import ShuffledBatches
-from stages.evaluation.finetune import finetune_once, spread
+from stages.evaluation.examples import ShuffledBatches, read_rows
+from stages.evaluation.finetune import finetune_once, spread, tune, tuning_schedule
 from stages.evaluation.metrics import headline
 from stages.evaluation.task_distillation import TaskDistillation
 from stages.evaluation.task_models import Split, answers, read_split, scored
 from stages.files import atomic_output, read_json, scratch, sha256_of, sha256_of_tree, write_json
-from stages.params import Augmentation, Params, Schedule, load
+from stages.params import Augmentation, Params, load
 from stages.params import TaskDistillation as Settings
 from stages.teacher.models import open_teacher
-from stages.training.loop import train
 from stages.training.processes import Processes, joined_processes
 
 
@@ -152,29 +150,10 @@ def _distil_once(
     projections.to(processes.device)
     for index, (phase, loss) in enumerate(zip(settings.phases, losses, strict=True)):
         batches = ShuffledBatches(training.examples, phase.batch_examples, seed + 1000 * index)
-        schedule = Schedule(
-            num_epochs=phase.num_epochs,
-            batch_sequences=phase.batch_examples,
-            learning_rate=phase.learning_rate,
-            warmup_fraction=phase.warmup_fraction,
-            decay=phase.decay,
-            weight_decay=phase.weight_decay,
-            betas=(0.9, 0.999),
-            epsilon=1e-8,
-            max_grad_norm=1.0,
-        )
+        schedule = tuning_schedule(phase, decay=phase.decay)
         hold_unreached(loss, batches(0), processes.device)
-        train(
-            loss,
-            batches,
-            schedule,
-            schedule.total_steps(len(training.examples)),
-            params.launch.model_copy(update={"micro_batch_sequences": phase.batch_examples}),
-            processes,
-            seed=seed,
-            workspace=None,
-            title=f"{task['name']} {phase.name} seed {seed}",
-        )
+        title = f"{task['name']} {phase.name} seed {seed}"
+        tune(loss, batches, schedule, params.launch, processes, seed=seed, title=title)
     return student
 
 
@@ -193,10 +172,7 @@ def _augment(
     one text varies at a time, and the other is as it was: the released code goes on with the last
     variant of the first.
     """
-    table = pq.read_table(task_folder / "train.parquet")
-    if limit is not None and table.num_rows > limit:
-        chosen = np.random.default_rng(0).permutation(table.num_rows)[:limit]
-        table = table.take(np.sort(chosen))
+    table = read_rows(task_folder, "train", limit)
     augmenter = Augmenter(
         open_teacher(teacher_folder),
         Tokenizer.from_file(str(teacher_folder / "tokenizer.json")),

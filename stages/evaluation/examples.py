@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
@@ -61,6 +62,22 @@ class ShuffledBatches:
         return self.examples.batch(self.order.indices(step))
 
 
+def read_rows(folder: Path, split: str, limit: int | None) -> pa.Table:
+    """Read one split of a task; of more rows than `limit`, a fixed random part in their order.
+
+    Raises:
+        DataError: the split is not there.
+    """
+    path = folder / f"{split}.parquet"
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; run dvc repro tasks@{folder.name}")
+    table = pq.read_table(path)
+    if limit is not None and table.num_rows > limit:
+        chosen = np.random.default_rng(0).permutation(table.num_rows)[:limit]
+        table = table.take(np.sort(chosen))
+    return table
+
+
 def read_examples(
     folder: Path, split: str, tokenizer_file: Path, max_length: int, max_examples: int | None
 ) -> Examples:
@@ -68,13 +85,7 @@ def read_examples(
 
     Where `max_examples` is fewer than there are, a fixed random part of them is taken.
     """
-    path = folder / f"{split}.parquet"
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; run dvc repro tasks@{folder.name}")
-    table = pq.read_table(path)
-    if max_examples is not None and table.num_rows > max_examples:
-        chosen = np.random.default_rng(0).permutation(table.num_rows)[:max_examples]
-        table = table.take(np.sort(chosen))
+    table = read_rows(folder, split, max_examples)
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length)

@@ -23,10 +23,50 @@ from stages.evaluation.metrics import headline
 from stages.evaluation.predictions import table_of, write_predictions
 from stages.evaluation.task_models import Split, answers, objective, open_model, read_split, scored
 from stages.files import atomic_output, read_json, scratch, sha256_of, sha256_of_tree, write_json
-from stages.params import FineTune, Launch, Params, Schedule, load
+from stages.params import FineTune, Launch, Params, Schedule, TaskPhase, load
 from stages.teacher.models import save_model
-from stages.training.loop import train
+from stages.training.loop import Objective, train
 from stages.training.processes import Processes, joined_processes
+
+
+def tuning_schedule(settings: FineTune | TaskPhase, **others: Any) -> Schedule:
+    """Return the schedule of settings of a task; the optimiser is that of published fine-tuning."""
+    return Schedule(
+        num_epochs=settings.num_epochs,
+        batch_sequences=settings.batch_examples,
+        learning_rate=settings.learning_rate,
+        warmup_fraction=settings.warmup_fraction,
+        weight_decay=settings.weight_decay,
+        betas=(0.9, 0.999),
+        epsilon=1e-8,
+        max_grad_norm=1.0,
+        **others,
+    )
+
+
+def tune(
+    loss: Objective,
+    batches: ShuffledBatches,
+    schedule: Schedule,
+    launch: Launch,
+    processes: Processes,
+    *,
+    seed: int,
+    title: str,
+) -> None:
+    """Train an objective on the examples of a task, which is short enough to start over."""
+    train(
+        loss,
+        batches,
+        schedule,
+        schedule.total_steps(len(batches.examples)),
+        # A batch of a task is small enough to go through in one piece.
+        launch.model_copy(update={"micro_batch_sequences": schedule.batch_sequences}),
+        processes,
+        seed=seed,
+        workspace=None,
+        title=title,
+    )
 
 
 def finetune_once(
@@ -41,29 +81,10 @@ def finetune_once(
 ) -> tuple[dict[str, float], pa.Table, PreTrainedModel]:
     """Fine-tune with one seed; return the metrics and answers of other splits, and the model."""
     model = open_model(model_folder, task, settings.dropout, seed).to(processes.device)
-    schedule = Schedule(
-        num_epochs=settings.num_epochs,
-        batch_sequences=settings.batch_examples,
-        learning_rate=settings.learning_rate,
-        warmup_fraction=settings.warmup_fraction,
-        weight_decay=settings.weight_decay,
-        precision=settings.precision,
-        betas=(0.9, 0.999),
-        epsilon=1e-8,
-        max_grad_norm=1.0,
-    )
-    train(
-        objective(model, task),
-        ShuffledBatches(training.examples, settings.batch_examples, seed),
-        schedule,
-        schedule.total_steps(len(training.examples)),
-        # A fine-tuning batch is small enough to go through in one piece.
-        launch.model_copy(update={"micro_batch_sequences": settings.batch_examples}),
-        processes,
-        seed=seed,
-        workspace=None,
-        title=f"{task['name']} seed {seed}",
-    )
+    schedule = tuning_schedule(settings, precision=settings.precision)
+    batches = ShuffledBatches(training.examples, settings.batch_examples, seed)
+    title = f"{task['name']} seed {seed}"
+    tune(objective(model, task), batches, schedule, launch, processes, seed=seed, title=title)
     given = {split: answers(model, examples, task) for split, examples in judged.items()}
     return scored(given, task), table_of(seed, given), model
 

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from stages.errors import DataError
-from stages.evaluation.examples import Examples
+from stages.evaluation.examples import Examples, read_rows
 from stages.evaluation.task_folder import Question
 
 MAX_QUESTION_TOKENS = 64
@@ -57,13 +56,7 @@ def read_windows(
 
     Where `max_questions` is fewer than there are, a fixed random part of them is taken.
     """
-    path = folder / f"{split}.parquet"
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; run dvc repro tasks@{folder.name}")
-    table = pq.read_table(path)
-    if max_questions is not None and table.num_rows > max_questions:
-        chosen = np.random.default_rng(0).permutation(table.num_rows)[:max_questions]
-        table = table.take(np.sort(chosen))
+    table = read_rows(folder, split, max_questions)
     columns = [table[name].to_pylist() for name in ("id", "text_a", "text_b", "answers", "starts")]
     questions = [Question(*row) for row in zip(*columns, strict=True)]
     return make_windows(questions, Tokenizer.from_file(str(tokenizer_file)), max_length, stride)

@@ -11,6 +11,7 @@ import yaml
 
 from stages.export.story import Story
 
+CARD = "README.md"
 PARAGRAPH = "\n\n"
 
 

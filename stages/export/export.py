@@ -15,25 +15,24 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoModelForMaskedLM, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from stages import params
 from stages.command import log, parser_for, run
 from stages.corpus.reading import open_split
 from stages.errors import DataError
-from stages.export.card import model_card
+from stages.export.card import CARD, model_card
 from stages.export.graph import INPUTS, Feeds, inputs_of, write_fp32
 from stages.export.parity import as_report, check, heldout_batches, masked_rows, measure
 from stages.export.quantise import write_int8
 from stages.export.story import Story, read_story
 from stages.files import atomic_output, read_json, sha256_of, write_json
 from stages.params.release import Int8
+from stages.students.heads import quiet_transformers
 
 REQUIRED = ("model.safetensors", "config.json", "tokenizer.json")
 OPTIONAL = ("tokenizer_config.json", "vocab.txt")
 """A tokenizer is whole without these; other software looks for them."""
 ONNX = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
-CARD = "README.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +103,7 @@ def copy_model(student: Path, folder: Path) -> list[str]:
 
 
 def _open(folder: Path) -> PreTrainedModel:
-    transformers_logging.disable_progress_bar()
+    quiet_transformers()
     model: PreTrainedModel = AutoModelForMaskedLM.from_pretrained(
         folder, use_safetensors=True, local_files_only=True
     )

@@ -14,15 +14,14 @@ from typing import Any
 
 import numpy as np
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from stages import params
 from stages.command import log, parser_for, run
 from stages.errors import DataError
 from stages.evaluation.examples import Examples, read_examples
 from stages.evaluation.metrics import headline, score
-from stages.export.card import TaskResult, model_card
-from stages.export.export import CARD, ONNX, copy_model, describe, write_graphs
+from stages.export.card import CARD, TaskResult, model_card
+from stages.export.export import ONNX, copy_model, describe, write_graphs
 from stages.export.graph import Feeds, inputs_of
 from stages.export.parity import (
     Logits,
@@ -35,6 +34,7 @@ from stages.export.parity import (
     torch_logits,
 )
 from stages.files import atomic_output, read_json, write_json
+from stages.students.heads import quiet_transformers
 
 BATCH = 32
 PYTORCH = "PyTorch"
@@ -115,8 +115,7 @@ def export_task_model(
 
 def open_task_model(folder: Path, task: dict[str, Any]) -> PreTrainedModel:
     """Open a classifier and make sure that its labels are the task's, in their order."""
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    quiet_transformers()
     config = read_json(folder / "config.json")
     kinds = config.get("architectures") or ["nothing"]
     if not kinds[0].endswith("ForSequenceClassification"):

@@ -17,12 +17,12 @@ from typing import Any
 from stages import params
 from stages.command import log, parser_for, run
 from stages.errors import DataError
+from stages.export.card import CARD
 from stages.files import read_json, write_json
 from stages.lineage import CORPUS, GitState, Lineage, git_state, lineage_of
 from stages.registry.record import curve_points, deciding_params, report_metrics
 from stages.registry.upload import logged_model
 from stages.registry.versions import (
-    CARD,
     TAG_EXPORT,
     TAG_GATE,
     export_digest,

@@ -104,7 +104,8 @@ def _is_current(version: Version) -> bool:
 
 def main(arguments: argparse.Namespace) -> None:
     """Answer one question."""
-    model = params.load().registry.model_name
+    settings = params.load()
+    model = settings.registry.model_name
     store = open_store()
     answer: Any
     if arguments.command == "version":
@@ -112,7 +113,8 @@ def main(arguments: argparse.Namespace) -> None:
         answer = asdict(found[0])
         lines = list(_lines(found[0]))
     else:
-        corpus = arguments.digest or lineage_of(_any_student()).corpus_digest
+        # Every student of this workspace has the same corpus.
+        corpus = arguments.digest or lineage_of(settings.export.students[0]).corpus_digest
         found = students_of(store, model, corpus)
         answer = [asdict(each) for each in found]
         lines = [_line(each) for each in found] or [f"no version of {model} has corpus {corpus}"]
@@ -121,11 +123,6 @@ def main(arguments: argparse.Namespace) -> None:
         return
     for line in lines:
         log.info("%s", line)
-
-
-def _any_student() -> str:
-    """Return a student of this workspace; all of them share the corpus."""
-    return params.load().export.students[0]
 
 
 def _lines(found: Origin) -> Iterator[str]:

@@ -12,15 +12,13 @@ from typing import Any
 
 from stages.command import without_secret
 from stages.errors import DistilleryError
+from stages.export.card import CARD
 from stages.files import sha256_of_tree
 from stages.tracking.live import TAG_LINEAGE, TAG_STUDENT
 from stages.tracking.store import Store
 
 TAG_EXPORT = "export_sha256"
 TAG_GATE = "gate"
-
-
-CARD = "README.md"
 
 
 def export_digest(export: Path) -> str:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModel, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from stages.errors import DataError
 from stages.export.parity import open_session
 from stages.speed.timing import Ids, Runner
+from stages.students.heads import quiet_transformers
 
 
 def open_encoder(folder: Path) -> PreTrainedModel:
@@ -16,8 +16,7 @@ def open_encoder(folder: Path) -> PreTrainedModel:
     if not weights_of(folder).is_file():
         raise DataError(f"{weights_of(folder)} does not exist; run: dvc repro teacher distill")
     # A masked language model brings no pooler: BERT's is made anew, and counted as in the papers.
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    quiet_transformers()
     model: PreTrainedModel = AutoModel.from_pretrained(
         folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
     )

@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedModel,
     RobertaForMaskedLM,
 )
+from transformers.utils import logging as transformers_logging
 
 from stages.errors import TeacherError
 from stages.objectives.vocabulary import Head
@@ -99,6 +100,12 @@ def set_dropout(config: Any, dropout: float) -> None:
     ):
         if hasattr(config, name):
             setattr(config, name, dropout)
+
+
+def quiet_transformers() -> None:
+    """Keep transformers from telling what opening a model does anyway, and from drawing a bar."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
 
 
 def num_parameters(model: nn.Module) -> int:

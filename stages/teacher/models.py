@@ -10,11 +10,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from stages.errors import TeacherError
 from stages.files import atomic_output
-from stages.students.heads import set_dropout
+from stages.students.heads import quiet_transformers, set_dropout
 from stages.training.checkpoints import disk_errors
 
 HEADS = ("cls.", "lm_head.", "head.", "decoder.")
@@ -42,8 +41,7 @@ def open_teacher(
     Raises:
         TeacherError: the folder lacks weights that must be there.
     """
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    quiet_transformers()
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     if dropout is not None:
         set_dropout(config, dropout)

@@ -4,12 +4,11 @@ The title is the file's name and the chapter's heading.
 """
 
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 
 from stages.corpus.records import Document, Tally
 from stages.corpus.sources.chapters import MAX_DOCUMENT_CHARACTERS, Headings, Part, parts
-from stages.corpus.sources.files import lines, matching
+from stages.corpus.sources.files import documents_of_files, lines
 from stages.corpus.sources.wraps import paragraphs
 from stages.params import BooksSource
 
@@ -21,12 +20,7 @@ def documents(
     tally: Tally,
 ) -> Iterator[Document]:
     """Yield the books in the order of their files' names."""
-    found = (
-        document
-        for path in matching(name, settings, tally)
-        for document in _documents_of(name, path, settings, tally)
-    )
-    yield from islice(found, settings.max_documents)
+    yield from documents_of_files(name, settings, tally, _documents_of)
 
 
 def _documents_of(name: str, path: Path, settings: BooksSource, tally: Tally) -> Iterator[Document]:

@@ -1,15 +1,18 @@
 """Files that the settings name, and their text: nothing outside of the workspace by mistake."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
-from stages.corpus.records import Tally
+from stages.corpus.records import Document, Tally
 from stages.errors import DataError
 from stages.params import FilesSource
 
 MAX_LINE_CHARACTERS = 1 << 20
 """A longer line is given in pieces, cut at a space: memory does not grow with it."""
+Given = TypeVar("Given", bound=FilesSource)
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
 
@@ -48,6 +51,21 @@ def matching(name: str, settings: FilesSource, tally: Tally) -> list[Path]:
             f"({len(found)} of them, such as {min(found)})"
         )
     return kept
+
+
+def documents_of_files(
+    name: str,
+    settings: Given,
+    tally: Tally,
+    read: Callable[[str, Path, Given, Tally], Iterator[Document]],
+) -> Iterator[Document]:
+    """Yield what `read` finds in each file in turn, until there are `max_documents`."""
+    found = (
+        document
+        for path in matching(name, settings, tally)
+        for document in read(name, path, settings, tally)
+    )
+    yield from islice(found, settings.max_documents)
 
 
 def _expand(pattern: str) -> Iterator[Path]:

@@ -3,11 +3,10 @@
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 from stages.corpus.records import Document, Tally
-from stages.corpus.sources.files import matching
+from stages.corpus.sources.files import documents_of_files
 from stages.errors import DataError
 from stages.params import JsonlSource
 
@@ -22,12 +21,7 @@ def documents(
     tally: Tally,
 ) -> Iterator[Document]:
     """Yield the texts of all lines that hold one; lines that are no JSON object are counted."""
-    found = (
-        document
-        for path in matching(name, settings, tally)
-        for document in _documents_of(name, path, settings, tally)
-    )
-    yield from islice(found, settings.max_documents)
+    yield from documents_of_files(name, settings, tally, _documents_of)
 
 
 def _documents_of(name: str, path: Path, settings: JsonlSource, tally: Tally) -> Iterator[Document]:
