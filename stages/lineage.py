@@ -1,9 +1,10 @@
 """Where a student comes from: one hash over dvc.lock, the corpus digest, the git commit.
 
-Reads dvc.lock with yaml only (no DVC import), finds `distill@<student>` and everything upstream of
-it by following outputs to the dependencies they satisfy, and hashes what decides the student:
-commands, dependencies, parameters, and outputs under data/ and models/. Reports hold measured
-seconds, so their contents are left out; the stages that write them are followed all the same.
+Reads dvc.lock with yaml only (no DVC import), finds the stage that makes a student and everything
+upstream of it by following outputs to the dependencies they satisfy, and hashes what decides the
+student: commands, dependencies, parameters, and outputs under data/ and models/. Reports hold
+measured seconds, so their contents are left out; the stages that write them are followed all the
+same.
 """
 
 import re
@@ -94,7 +95,10 @@ def trace(stages: dict[str, Any], student: str, path: Path = LOCK) -> Lineage:
     Raises:
         DataError: an entry is missing or incomplete.
     """
-    target = f"distill@{student}"
+    target = next(
+        (name for name in (f"distill@{student}", f"distill_successor@{student}") if name in stages),
+        f"distill@{student}",
+    )
     if target not in stages:
         raise DataError(f"{path} has no entry {target}; run: dvc repro {target}")
     # Outputs come last in an entry: one that has them was not cut short.

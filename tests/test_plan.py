@@ -46,7 +46,7 @@ def test_work_of_distilbert_from_bert_base(positions: str, length: int, gigaflop
     teacher = teacher_config(settings, None)
     share = 1.0 if positions == "all" else settings.distill.masking.fraction
     work = work_per_token(
-        BertConfig(num_hidden_layers=6), teacher, Asked(True, share, share),
+        BertConfig(num_hidden_layers=6), [teacher], Asked(True, share, share),
         sequence_length=length, num_parameters=0, tokens_per_step=1,
     )  # fmt: skip
     assert work.total / 1e9 == pytest.approx(gigaflops, abs=6e-4)
@@ -126,7 +126,7 @@ def test_activations_are_those_that_a_real_forward_pass_keeps() -> None:
     with torch.device("meta"):
         shape = BertForMaskedLM(config)
     memory = memory_of(
-        shape, None, micro_batch=3, sequence_length=8, precision="float32", num_processes=1
+        shape, [], micro_batch=3, sequence_length=8, precision="float32", num_processes=1
     )
     model, kept = BertForMaskedLM(config).train(), {}
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}

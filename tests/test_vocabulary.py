@@ -53,6 +53,42 @@ def chunked(student: Head, teacher: Head | None, labels: Tensor, ce: float, mlm:
     ).total
 
 
+@pytest.mark.parametrize("num_others", [1, 2])
+def test_several_teachers_teach_the_mean_of_their_probabilities(num_others: int) -> None:
+    student, *teachers, labels = *heads()[:2], *(heads()[0] for _ in range(num_others)), heads()[2]
+    for number, teacher in enumerate(teachers[1:], start=1):
+        teacher.weight_VD.detach().mul_(number).neg_()
+    taught = torch.stack(
+        [((t.features_ND @ t.weight_VD.T + t.bias_V) / 2).softmax(-1) for t in teachers]
+    ).mean(dim=0)
+    logits = student.features_ND @ student.weight_VD.T + student.bias_V
+    ce = (taught * (taught.log() - (logits / 2).log_softmax(-1))).sum() * 4 / N
+    expected = 5 * ce + 2 * label_ce(logits[: len(labels)], labels).mean
+    found = vocabulary_losses(
+        student, teachers[0], labels, others=teachers[1:], temperature=2.0,
+        ce_coefficient=5 / N, mlm_coefficient=2 / len(labels),
+    )  # fmt: skip
+    assert found.total.item() == pytest.approx(expected.item(), rel=1e-9)
+    assert found.ce_sum.item() == pytest.approx(ce.item() * N, rel=1e-9)
+    for mine, textbooks in zip(
+        torch.autograd.grad(found.total, list(student)),
+        torch.autograd.grad(expected, list(student)),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, textbooks)
+
+
+def test_what_every_teacher_rules_out_stays_finite() -> None:
+    student, teacher, labels = heads(torch.float32)
+    sure = teacher._replace(bias_V=torch.zeros(V).index_fill(0, torch.tensor([4]), 1e4))
+    found = vocabulary_losses(
+        student, sure, labels, others=[sure], temperature=2.0,
+        ce_coefficient=1.0, mlm_coefficient=0.0,
+    )  # fmt: skip
+    alone = chunked(student, sure, labels, N, 0.0)
+    assert found.total.item() == pytest.approx(alone.item(), rel=1e-4)
+
+
 @pytest.mark.parametrize(("ce", "mlm"), [(5.0, 2.0), (1.0, 0.0), (0.0, 1.0)])
 def test_equals_the_textbook_form_in_value_and_gradients(ce: float, mlm: float) -> None:
     student, teacher, labels = heads()

@@ -9,13 +9,14 @@ Run by hand, on two processes: torchrun --nproc-per-node 2 -m stages.distillatio
 import argparse
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 from stages.command import log, parser_for, run
 from stages.corpus.reading import Sequences, open_split
 from stages.distillation.phases import hold_unreached, phase_losses, rate_factors, stretches
 from stages.errors import SettingsError
 from stages.files import make_lasting, scratch, sha256_of, write_json
-from stages.params import Params, load
+from stages.params import TEACHER, Params, Successor, load
 from stages.students.building import build
 from stages.students.heads import num_parameters
 from stages.teacher.models import open_teacher, save_model
@@ -33,19 +34,30 @@ from stages.training.work import asked_by, work_per_token
 
 def distill(arguments: argparse.Namespace, params: Params, processes: Processes) -> None:
     """Train the student named on the command line and write what it became."""
-    if arguments.student not in params.students:
+    if arguments.student not in params.recipes:
         raise SettingsError(
-            f"--student {arguments.student}: params.yaml has {', '.join(params.students)}"
+            f"--student {arguments.student}: params.yaml has {', '.join(params.recipes)}"
         )
-    recipe, settings = params.students[arguments.student].recipe(), params.distill
+    recipe, settings = params.recipes[arguments.student], params.distill
+    folders = {TEACHER: arguments.teacher}
+    if isinstance(recipe, Successor):
+        if arguments.after is None:
+            raise SettingsError(f"--after: {arguments.student} needs the folder of {recipe.after}")
+        folders[recipe.after] = arguments.after
     sequences = open_split(arguments.shards, "train")
-    teacher_model = open_teacher(arguments.teacher).to(processes.device)
-    teacher = FrozenTeacher(teacher_model)
-    check_same_vocabulary(sequences, teacher_model.config.vocab_size)
+    models = {name: open_teacher(path).to(processes.device) for name, path in folders.items()}
+    for model in models.values():
+        check_same_vocabulary(sequences, model.config.vocab_size)
+    taught_by = [models[name] for name in recipe.taught_by]
     dropout = settings.dropout if recipe.dropout is None else recipe.dropout
-    student = build(teacher_model, recipe, dropout=dropout, seed=params.seed).to(processes.device)
+    before = models.get(getattr(recipe, "after", ""))
+    student = build(taught_by[0], recipe, dropout=dropout, seed=params.seed, before=before)
+    student = student.to(processes.device)
+    teacher = FrozenTeacher(*taught_by)
     plan = stretches(recipe, settings, sequences.num_sequences, student.config.num_hidden_layers)
-    losses = phase_losses(plan, student, teacher, teacher_model.config, settings, seed=params.seed)
+    losses = phase_losses(plan, student, teacher, taught_by[0].config, settings, seed=params.seed)
+    # Whoever taught it, a student is measured by the teacher: students then compare.
+    reference = FrozenTeacher(models[TEACHER])
     heldout = MaskedBatches(
         open_split(arguments.shards, "heldout"),
         params.launch.micro_batch_sequences,
@@ -54,7 +66,7 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
     )
 
     def measured() -> dict[str, float]:
-        return measure_heldout(student, teacher, heldout.fixed(settings.heldout_sequences))
+        return measure_heldout(student, reference, heldout.fixed(settings.heldout_sequences))
 
     report: dict[str, object] = {}
     if processes.is_first:
@@ -65,7 +77,7 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
         settings.model_dump(mode="json"),
         recipe.model_dump(mode="json"),
         sequences.digest,
-        sha256_of(arguments.teacher / "model.safetensors"),
+        *(sha256_of(folder / "model.safetensors") for folder in folders.values()),
     )
     training = Training(params.registry.experiment, arguments.student, workspace.name)
     outcomes: list[Outcome] = []
@@ -79,7 +91,7 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
             hold_unreached(loss, batches(0), processes.device, factors)
             work = work_per_token(
                 student.config,
-                teacher_model.config,
+                teacher.configs,
                 asked_by(
                     loss.triple,
                     loss.teacher is not None,
@@ -130,6 +142,7 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
         ],
         "teacher_layers": getattr(recipe.initialise, "layers", []),
         "initialise": recipe.initialise.kind,
+        "taught_by": recipe.taught_by,
         "heldout": measured(),
     }
     save_model(student, arguments.teacher, arguments.out)
@@ -169,5 +182,10 @@ def main(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = parser_for(__doc__, ["teacher", "shards", "out", "report", "curve"])
-    parser.add_argument("--student", required=True, help="a name under students in params.yaml")
+    parser.add_argument(
+        "--student", required=True, help="a name under students or successors in params.yaml"
+    )
+    parser.add_argument(
+        "--after", type=Path, metavar="PATH", help="of a successor: the student it comes after"
+    )
     run(main, parser)

@@ -9,7 +9,7 @@ What leaves the forward pass is the gradient of the features and of the head. Va
 textbook form (tests/test_vocabulary.py).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -63,6 +63,7 @@ def vocabulary_losses(
     temperature: float,
     ce_coefficient: float,
     mlm_coefficient: float,
+    others: Sequence[Head] = (),
     importance_N: Tensor | None = None,
     buffers: Buffers | None = None,
 ) -> VocabularyLosses:
@@ -80,21 +81,24 @@ def vocabulary_losses(
         temperature: T > 0, of the soft targets only.
         ce_coefficient: Weight over count of the soft targets.
         mlm_coefficient: Weight over count of the masked-language-model loss.
+        others: Further teachers; the soft targets are then the mean of all their probabilities.
         importance_N: What each row's soft targets count, where rows were sampled; None: 1.
         buffers: Kept by a caller that calls again.
 
     Raises:
         ValueError: teacher and student do not share a vocabulary.
     """
-    if teacher is not None and teacher.weight_VD.shape[0] != student.weight_VD.shape[0]:
-        raise ValueError(
-            f"the teacher's vocabulary has {teacher.weight_VD.shape[0]} tokens, "
-            f"the student's {student.weight_VD.shape[0]}: soft targets need the same one"
-        )
+    teachers = [] if teacher is None else [teacher, *others]
+    for head in teachers:
+        if head.weight_VD.shape[0] != student.weight_VD.shape[0]:
+            raise ValueError(
+                f"the teacher's vocabulary has {head.weight_VD.shape[0]} tokens, "
+                f"the student's {student.weight_VD.shape[0]}: soft targets need the same one"
+            )
     assert len(labels_M) <= len(student.features_ND), "more labels than rows"
     total, ce_sum, mlm_sum = _Losses.apply(
         *student,
-        teacher,
+        teachers,
         labels_M,
         importance_N,
         _Terms(temperature, ce_coefficient, mlm_coefficient),
@@ -116,7 +120,7 @@ class _Losses(torch.autograd.Function):
         features_ND: Tensor,
         weight_VD: Tensor,
         bias_V: Tensor,
-        teacher: Head | None,
+        teachers: list[Head],
         labels_M: Tensor,
         importance_N: Tensor | None,
         terms: _Terms,
@@ -127,7 +131,7 @@ class _Losses(torch.autograd.Function):
             student = _Logits(
                 Head(features_ND, weight_VD, bias_V), terms.temperature, buffers, "student"
             )
-            taught = teacher and _Logits(teacher, terms.temperature, buffers, "teacher")
+            taught = _taught_by(teachers, terms.temperature, buffers)
             sums = _Sums(student, taught, labels_M, importance_N, terms, buffers)
             learns = any(ctx.needs_input_grad)
             grad_features, grad_weight = torch.zeros_like(features_ND), None
@@ -203,13 +207,49 @@ class _Logits:
         return out.copy_(torch.addmm(self.cooled_bias_V, features, self.weight_VD.T))
 
 
+class _Mixture:
+    """Several heads as one: logits whose softmax is the mean of the heads' probabilities."""
+
+    def __init__(self, members: Sequence[_Logits]) -> None:
+        first, *self.others = members
+        self.first = first
+
+    def of(self, rows: slice) -> Tensor:
+        """Return the cooled logits of some rows; valid until the next call."""
+        # Logarithms throughout: a probability that all members round to zero must not become -inf.
+        mixed = _log_softmax(self.first.of(rows))
+        for other in self.others:
+            torch.logaddexp(mixed, _log_softmax(other.of(rows)), out=mixed)
+        # Not divided by their number: a constant, which the softmax takes out.
+        return mixed
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    """Turn logits into the logarithms of their probabilities, in place."""
+    return logits.sub_(torch.logsumexp(logits, dim=-1, keepdim=True))
+
+
+def _taught_by(
+    teachers: Sequence[Head], temperature: float, buffers: Buffers
+) -> _Logits | _Mixture | None:
+    if not teachers:
+        return None
+    # All but the first take turns in one buffer: what it held is in the mixture by then.
+    names = ["teacher", *["member"] * (len(teachers) - 1)]
+    members = [
+        _Logits(head, temperature, buffers, name)
+        for head, name in zip(teachers, names, strict=True)
+    ]
+    return _Mixture(members) if len(members) > 1 else members[0]
+
+
 class _Sums:
     """Losses and the gradient of the logits between two matrix products, block by block."""
 
     def __init__(
         self,
         student: _Logits,
-        teacher: _Logits | None,
+        teacher: _Logits | _Mixture | None,
         labels_M: Tensor,
         importance_N: Tensor | None,
         terms: _Terms,

@@ -45,13 +45,16 @@ from stages.params.objectives import (
     SoftTargets,
 )
 from stages.params.recipes import (
+    TEACHER,
     AtRandom,
     FromEmbeddings,
     FromLayers,
+    FromStudent,
     MobileBertShape,
     Phase,
     Recipe,
     Shape,
+    Successor,
 )
 from stages.params.release import (
     Export,
@@ -89,6 +92,7 @@ from stages.params.whole import (
 __all__ = [
     "PARAMS",
     "PROFILES",
+    "TEACHER",
     "AnyStudent",
     "AtRandom",
     "AttentionMaps",
@@ -110,6 +114,7 @@ __all__ = [
     "FolderTeacher",
     "FromEmbeddings",
     "FromLayers",
+    "FromStudent",
     "Gate",
     "Grid",
     "HiddenStates",
@@ -138,6 +143,7 @@ __all__ = [
     "Source",
     "SpeedTest",
     "Student",
+    "Successor",
     "TaskDistillation",
     "TaskPhase",
     "TaskTuning",

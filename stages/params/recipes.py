@@ -49,6 +49,15 @@ class FromLayers(Settings):
     """For DistilBERT, which has no token types: add the teacher's row 0 to the positions."""
 
 
+class FromStudent(Settings):
+    """Weights of the student that the recipe comes `after`."""
+
+    kind: Literal["student"]
+    layers: list[Annotated[int, Field(ge=0)]] | None = Field(default=None, min_length=1)
+    """Zero-based layers of that student, one for each of this one's; null takes all its weights as
+    they are, which asks for the same architecture."""
+
+
 class FromEmbeddings(Settings):
     """Embeddings and classifier of an IB-BERT teacher; the rest at random (MobileBERT)."""
 
@@ -61,7 +70,12 @@ class AtRandom(Settings):
     kind: Literal["random"]
 
 
-Initialise = Annotated[FromLayers | FromEmbeddings | AtRandom, Field(discriminator="kind")]
+Initialise = Annotated[
+    FromLayers | FromStudent | FromEmbeddings | AtRandom, Field(discriminator="kind")
+]
+
+TEACHER = "teacher"
+"""What recipes call the model of the section of that name."""
 
 
 class Phase(Settings):
@@ -91,6 +105,9 @@ class Recipe(Settings):
     architecture: Annotated[Shape | MobileBertShape, Field(discriminator="kind")]
     initialise: Initialise
     phases: list[Phase] = Field(min_length=1)
+    taught_by: list[Name] = Field(default=[TEACHER], min_length=1)
+    """`teacher`, and for a successor the student that it comes after. Soft targets of several are
+    averaged; hidden states, attention and copied layers are the first one's."""
     dropout: Fraction | None = None
     """Of the student; null takes distill.dropout."""
     scale_steps: float = Field(default=1.0, gt=0)
@@ -106,3 +123,31 @@ class Recipe(Settings):
         if len(set(names)) < len(names):
             raise ValueError(f"two phases have the same name: {', '.join(names)}")
         return self
+
+    @model_validator(mode="after")
+    def _others_are_known(self) -> "Recipe":
+        known = [TEACHER, *([self.after] if isinstance(self, Successor) else [])]
+        for name in self.taught_by:
+            if name not in known:
+                raise ValueError(
+                    f"taught_by names '{name}': a student is taught by {' or '.join(known)}; one "
+                    "that needs another student stands under successors, where `after` names it"
+                )
+        if len(set(self.taught_by)) < len(self.taught_by):
+            raise ValueError(f"taught_by names one twice: {', '.join(self.taught_by)}")
+        if self.initialise.kind == "student" and len(known) == 1:
+            raise ValueError(
+                "initialise.kind = student: one that begins from another student stands under "
+                "successors, where `after` names it"
+            )
+        return self
+
+
+class Successor(Recipe):
+    """A student that begins from another student, or learns from it, or both.
+
+    It stands in a section of its own because DVC must know which student to make first.
+    """
+
+    after: Name
+    """A name under students or successors."""

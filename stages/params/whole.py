@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from stages.params.base import Name, Settings
 from stages.params.corpus import Corpus
 from stages.params.evaluation import Evaluation
+from stages.params.recipes import TEACHER, Recipe, Successor
 from stages.params.release import Export, Gate, Registry
 from stages.params.students import AnyStudent, Distill
 from stages.params.teacher import Teacher
@@ -23,6 +24,8 @@ class Params(Settings):
     corpus: Corpus
     teacher: Teacher
     students: dict[Name, AnyStudent] = Field(min_length=1)
+    successors: dict[Name, Successor] = Field(default_factory=dict)
+    """Students that need another student: an assistant's, or those of a second stage."""
     distill: Distill
     evaluation: Evaluation
     export: Export
@@ -31,8 +34,39 @@ class Params(Settings):
     launch: Launch
 
     @model_validator(mode="after")
+    def _successors_follow_someone(self) -> "Params":
+        for name in (*self.students, *self.successors):
+            if name == TEACHER or (name in self.students and name in self.successors):
+                raise ValueError(f"the name '{name}' stands for another model already")
+        for name, successor in self.successors.items():
+            if successor.after not in (*self.students, *self.successors):
+                raise ValueError(
+                    f"successors.{name}.after names '{successor.after}', which is not one of the "
+                    f"students: {', '.join((*self.students, *self.successors))}"
+                )
+            chain = [name]
+            while (before := self.successors.get(chain[-1])) is not None:
+                if before.after in chain:
+                    path = " after ".join([*chain[chain.index(before.after) :], before.after])
+                    raise ValueError(f"successors: none of {path} could be made first")
+                chain.append(before.after)
+        return self
+
+    @property
+    def recipes(self) -> dict[str, Recipe]:
+        """The recipe of every student by its name, after those of the students it needs."""
+        found = {name: student.recipe() for name, student in self.students.items()}
+        left = dict(self.successors)
+        while left:
+            for name, successor in list(left.items()):
+                if successor.after in found:
+                    found[name] = left.pop(name)
+        return found
+
+    @model_validator(mode="after")
     def _names_exist(self) -> "Params":
-        known = ", ".join(self.students)
+        students = (*self.students, *self.successors)
+        known = ", ".join(students)
         named = {
             "evaluation.students": self.evaluation.students,
             "evaluation.baseline": [self.evaluation.baseline] if self.evaluation.baseline else [],
@@ -40,7 +74,7 @@ class Params(Settings):
         }
         for key, names in named.items():
             for name in names:
-                if name not in self.students:
+                if name not in students:
                     raise ValueError(f"{key} names '{name}', which is not one of students: {known}")
         for key in ("evaluation.baseline", "export.students"):
             for name in named[key]:

@@ -8,7 +8,7 @@ from transformers import AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
 
 from stages.distillation.phases import phase_losses, stretches
 from stages.errors import SettingsError
-from stages.params import Params, Recipe, Schedule, Weights
+from stages.params import TEACHER, Params, Recipe, Schedule, Weights
 from stages.plan.memory import Memory, memory_of
 from stages.plan.sharing import Sharing, sharing_of
 from stages.students.building import build
@@ -69,10 +69,20 @@ def plans(
         asked = asked_by(loss, False, params.teacher.masking)
         steps = _steps("teacher", params.teacher.adapt, num_sequences)
         stretch = _Stretch("teacher", params.teacher.adapt, steps, asked)
-        found.append(_plan(stretch, params, taught_by, None, num_processes))
-    for name, student in params.students.items():
+        found.append(_plan(stretch, params, taught_by, [], num_processes))
+    models = {TEACHER: taught_by}
+    for name, recipe in params.recipes.items():
+        with torch.device("meta"):
+            models[name] = build(
+                models[recipe.taught_by[0]],
+                recipe,
+                dropout=params.distill.dropout,
+                seed=0,
+                before=models.get(getattr(recipe, "after", "")),
+            )
+        teachers = [models[other] for other in recipe.taught_by]
         found += _student_plans(
-            name, student.recipe(), params, taught_by, num_sequences, num_processes
+            name, recipe, params, models[name], teachers, num_sequences, num_processes
         )
     return found
 
@@ -81,18 +91,17 @@ def _student_plans(
     name: str,
     recipe: Recipe,
     params: Params,
-    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    teachers: list[PreTrainedModel],
     num_sequences: int | None,
     num_processes: int,
 ) -> list[Plan]:
     """Return a plan for each of the student's phases."""
     for phase in recipe.phases:
         _steps(name, phase.schedule or params.distill.schedule, num_sequences)
-    with torch.device("meta"):
-        student = build(teacher, recipe, dropout=params.distill.dropout, seed=0)
     parts = stretches(recipe, params.distill, num_sequences or 0, student.config.num_hidden_layers)
     losses = phase_losses(
-        parts, student, FrozenTeacher(teacher), teacher.config, params.distill, seed=0
+        parts, student, FrozenTeacher(*teachers), teachers[0].config, params.distill, seed=0
     )
     found = []
     for part, loss in zip(parts, losses, strict=True):
@@ -106,7 +115,7 @@ def _student_plans(
             ),
         )
         found.append(
-            _plan(stretch, params, student, teacher if runs_teacher else None, num_processes)
+            _plan(stretch, params, student, teachers if runs_teacher else [], num_processes)
         )
     return found
 
@@ -134,7 +143,7 @@ def _plan(
     stretch: _Stretch,
     params: Params,
     model: PreTrainedModel,
-    teacher: PreTrainedModel | None,
+    teachers: list[PreTrainedModel],
     num_processes: int,
 ) -> Plan:
     schedule, length = stretch.schedule, params.corpus.shards.sequence_length
@@ -147,7 +156,7 @@ def _plan(
         num_tokens=stretch.num_steps * tokens_per_step,
         work_per_token=work_per_token(
             model.config,
-            None if teacher is None else teacher.config,
+            [teacher.config for teacher in teachers],
             stretch.asked,
             sequence_length=length,
             num_parameters=num_parameters(model),
@@ -155,7 +164,7 @@ def _plan(
         ),
         memory=memory_of(
             model,
-            teacher,
+            teachers,
             micro_batch=min(params.launch.micro_batch_sequences, sharing.largest),
             sequence_length=length,
             precision=schedule.precision,

@@ -4,6 +4,7 @@ Weights, gradients and optimiser state are exact; activations are counted on a m
 by what the forward pass keeps for the backward pass.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -38,7 +39,7 @@ class Memory:
 
 def memory_of(
     student: PreTrainedModel,
-    teacher: PreTrainedModel | None,
+    teachers: Sequence[PreTrainedModel],
     *,
     micro_batch: int,
     sequence_length: int,
@@ -49,7 +50,7 @@ def memory_of(
 
     Args:
         student: A model on the meta device: shapes without data.
-        teacher: Likewise; None where none is run.
+        teachers: Likewise; empty where none is run.
         micro_batch: Sequences in one forward pass.
         sequence_length: Tokens in each.
         precision: Of matrix products.
@@ -60,10 +61,11 @@ def memory_of(
     size = num_parameters(student)
     kept = _kept_for_backward(student, micro_batch, sequence_length)
     vocabulary, width = student.config.vocab_size, student.config.hidden_size
-    num_buffers = 2 if teacher is None else 4
+    # Several teachers take turns in one buffer more.
+    num_buffers = 2 + min(len(teachers), 2) + bool(teachers)
     return Memory(
         weights=size * per_weight,
-        teacher=0 if teacher is None else num_parameters(teacher) * per_weight,
+        teacher=sum(num_parameters(teacher) for teacher in teachers) * per_weight,
         gradients=size * FLOAT32 * (2 if num_processes > 1 else 1),
         optimizer=2 * size * FLOAT32,
         # Most of what autocast keeps is half as wide.

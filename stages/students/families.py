@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 LAYER_PREFIXES = {
     "bert": "bert.encoder.layer.",
+    "distilbert": "distilbert.transformer.layer.",
     "roberta": "roberta.encoder.layer.",
     "modernbert": "model.layers.",
 }
@@ -116,7 +117,8 @@ def _check_copy(teacher: Any, student: Any, layers: Sequence[int]) -> None:
                 f"0 to {teacher.num_hidden_layers - 1}"
             )
     for name in ("hidden_size", "intermediate_size", "num_attention_heads"):
-        mine, theirs = getattr(student, name), getattr(teacher, name)
+        # DistilBERT's inner width has another name, and is its teacher's.
+        mine, theirs = getattr(student, name, None), getattr(teacher, name, None)
         if mine != theirs:
             raise SettingsError(
                 f"layers cannot be copied: the student's {name} is {mine}, the teacher's {theirs}; "

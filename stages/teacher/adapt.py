@@ -62,7 +62,7 @@ def adapt(arguments: argparse.Namespace, params: Params, processes: Processes) -
         loss = TripleLoss(model, None, Weights(ce=0, mlm=1, cos=0))
         work = work_per_token(
             model.config,
-            None,
+            [],
             asked_by(loss, False, settings.masking),
             sequence_length=sequences.sequence_length,
             num_parameters=num_parameters(model),

@@ -4,7 +4,7 @@
 hidden states. Weights 5, 2, 1 and temperature 2 are what the released model was trained with.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +28,20 @@ class FrozenTeacher:
     training mode, wrap it for DDP, or save it with the student.
     """
 
-    def __init__(self, model: MaskedLM) -> None:
+    def __init__(self, model: MaskedLM, *others: MaskedLM) -> None:
+        """Take a model, and others whose soft targets are averaged with its own."""
         self._model = model.eval().requires_grad_(False)
+        self._others = [other.eval().requires_grad_(False) for other in others]
+
+    @property
+    def configs(self) -> list[Any]:
+        """The configurations of the model and of the others."""
+        return [model.config for model in self.models]
+
+    @property
+    def models(self) -> list[MaskedLM]:
+        """The model and the others."""
+        return [self._model, *self._others]
 
     @torch.no_grad()
     def hidden(self, batch: Batch) -> Tensor:
@@ -39,11 +51,11 @@ class FrozenTeacher:
 
     def shares_weights_with(self, model: nn.Module) -> bool:
         """Say whether training a model would change this teacher."""
-        mine = {id(parameter) for parameter in self._model.parameters()}
+        mine = {id(parameter) for one in self.models for parameter in one.parameters()}
         return any(id(parameter) in mine for parameter in model.parameters())
 
     def _refuse_training_mode(self) -> None:
-        if any(module.training for module in self._model.modules()):
+        if any(module.training for model in self.models for module in model.modules()):
             raise TrainingError("the teacher was put into training mode: its targets are random")
 
     @torch.no_grad()
@@ -56,6 +68,15 @@ class FrozenTeacher:
     def head(self, hidden_ND: Tensor) -> Head:
         """Return the teacher's head for some hidden states."""
         return head_of(self._model, hidden_ND)
+
+    @torch.no_grad()
+    def other_heads(self, batch: Batch) -> list[Head]:
+        """Return the heads of the others at the rows whose logits are needed."""
+        inputs = batch["input_ids"], batch["attention_mask"]
+        return [
+            head_of(other, encode(other, *inputs).flatten(0, 1).index_select(0, batch["rows"]))
+            for other in self._others
+        ]
 
 
 class TripleLoss(nn.Module):
@@ -115,11 +136,12 @@ class TripleLoss(nn.Module):
         if "rows" not in batch:
             batch = self.prepare(batch)
         rows_N = batch["rows"]
-        soft = None
+        soft, others = None, list[Head]()
         if "ce" in self.weights:
             assert self.teacher is not None
             assert taught_BSD is not None
             soft = self.teacher.head(taught_BSD.flatten(0, 1).index_select(0, rows_N))
+            others = self.teacher.other_heads(batch)
         losses = vocabulary_losses(
             head_of(self.student, hidden_BSD.flatten(0, 1).index_select(0, rows_N)),
             soft,
@@ -127,6 +149,7 @@ class TripleLoss(nn.Module):
             temperature=self.temperature,
             ce_coefficient=self.weights.get("ce", 0.0) / count.get("ce", 1),
             mlm_coefficient=self.weights.get("mlm", 0.0) / count.get("mlm", 1),
+            others=others,
             importance_N=batch.get("row_importance"),
             buffers=self.memory,
         )

@@ -5,6 +5,7 @@ twice its forward pass. Vocabulary-sized products count where they are formed: o
 twice backward for the student, once for the teacher.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,7 @@ def asked_by(
 
 def work_per_token(
     student: Any,
-    teacher: Any,
+    teachers: Sequence[Any],
     asked: Asked,
     *,
     sequence_length: int,
@@ -75,7 +76,8 @@ def work_per_token(
 
     Args:
         student: Its configuration.
-        teacher: The teacher's; not looked at where nothing is asked of it.
+        teachers: The teachers'; not looked at where nothing is asked of them. Only the first one
+            runs where no soft targets are.
         asked: Of both.
         sequence_length: Tokens that attend to each other.
         num_parameters: Of what is trained.
@@ -83,10 +85,10 @@ def work_per_token(
     """
     forward = _encoder(student, sequence_length)
     heads = 3 * asked.student_head * _head(student)
-    if asked.teacher_head:
-        heads += asked.teacher_head * _head(teacher)
+    running = teachers if asked.teacher_head else teachers[:1] if asked.teacher else ()
+    heads += asked.teacher_head * sum(_head(teacher) for teacher in running)
     return Work(
-        teacher_forward=_encoder(teacher, sequence_length) if asked.teacher else 0.0,
+        teacher_forward=sum(_encoder(teacher, sequence_length) for teacher in running),
         student_forward=forward,
         student_backward=2 * forward,
         heads=heads,

@@ -1,0 +1,178 @@
+"""Students that begin from another student, or learn from it, alone or beside the teacher."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from stages import params
+from stages.distillation.phases import phase_losses, stretches
+from stages.errors import SettingsError, TrainingError
+from stages.params import Recipe, Successor
+from stages.students.building import build
+from stages.training.triple_loss import FrozenTeacher
+from tests.test_params import RECIPE, broken, mistakes
+from tests.test_recipes import MOBILE, NARROW, SETTINGS, padded_batch, value
+from tests.tiny_models import tiny_teacher
+
+DISTILBERT = {"kind": "distilbert", "num_layers": 3}
+SOFT = {"kind": "soft_targets"}
+
+
+def made(architecture: dict[str, object], seed: int = 3, **more: object):
+    """A student of an architecture, at random unless `more` says otherwise."""
+    recipe = {"architecture": architecture, "initialise": {"kind": "random"}, "phases": []}
+    recipe["phases"] = [{"name": "only", "objectives": [SOFT]}]
+    before = more.pop("before", None)
+    given = Recipe.model_validate(recipe | more) if before is None else following(recipe | more)
+    return build(tiny_teacher(), given, dropout=0.1, seed=seed, before=before)
+
+
+def following(recipe: dict[str, object]) -> Successor:
+    return Successor.model_validate(recipe | {"after": "first"})
+
+
+@pytest.mark.parametrize("architecture", [NARROW, MOBILE, DISTILBERT], ids=lambda a: a["kind"])
+def test_second_stage_begins_with_the_weights_of_the_first(architecture) -> None:
+    first = made(architecture)
+    second = made(architecture, seed=8, before=first, initialise={"kind": "student"})
+    assert type(second) is type(first)
+    for name, weights in first.state_dict().items():
+        assert torch.equal(weights, second.state_dict()[name]), name
+    # A copy: training the second must not change the first.
+    assert not FrozenTeacher(first).shares_weights_with(second)
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert"])
+def test_smaller_student_takes_layers_of_its_assistant(kind: str) -> None:
+    shape = {"kind": kind, "num_layers": 3}
+    assistant = made(shape, initialise={"kind": "layers", "layers": [2, 1, 0]})
+    small = made(
+        shape | {"num_layers": 2}, before=assistant,
+        initialise={"kind": "student", "layers": [0, 2]},
+    )  # fmt: skip
+    theirs, mine = assistant.state_dict(), small.state_dict()
+    assert [n for n in mine if ".layer.1." in n]
+    for name, weights in mine.items():
+        assert torch.equal(weights, theirs[name.replace(".layer.1.", ".layer.2.")]), name
+
+
+def test_distilbert_takes_layers_of_a_bert_assistant() -> None:
+    assistant = made({"kind": "bert", "num_layers": 2})
+    small = made(
+        {"kind": "distilbert", "num_layers": 1}, before=assistant,
+        initialise={"kind": "student", "layers": [1]},
+    )  # fmt: skip
+    assert torch.equal(
+        small.distilbert.transformer.layer[0].ffn.lin1.weight,
+        assistant.bert.encoder.layer[1].intermediate.dense.weight,
+    )
+
+
+def test_weights_of_another_architecture_are_refused() -> None:
+    with pytest.raises(SettingsError, match=r"not of one architecture, they differ in .*; name"):
+        made(NARROW | {"width": 16}, before=made(NARROW), initialise={"kind": "student"})
+
+
+def taught(*teachers, objectives: list[dict[str, object]]):
+    recipe = {"architecture": NARROW, "initialise": {"kind": "random"}}
+    given = following(recipe | {"phases": [{"name": "only", "objectives": objectives}]})
+    student = build(tiny_teacher(), given, dropout=0.0, seed=3)
+    plan = stretches(given, SETTINGS, 40, 3)
+    frozen = FrozenTeacher(*teachers)
+    (loss,) = phase_losses(plan, student, frozen, teachers[0].config, SETTINGS, seed=5)
+    return loss
+
+
+def test_averaged_teachers_have_the_gradient_of_the_averaged_losses() -> None:
+    """The mean of the divergences from each differs by a constant alone, whatever their sizes."""
+    teacher, assistant = tiny_teacher(), made(DISTILBERT | {"num_layers": 1}, seed=6)
+    batch = padded_batch()
+    values, gradients = zip(
+        *(
+            value(taught(*teachers, objectives=[SOFT]), batch)
+            for teachers in ((teacher,), (assistant,), (teacher, assistant))
+        ),
+        strict=True,
+    )
+    assert 0 < values[2] < (values[0] + values[1]) / 2
+    for name, both in gradients[2].items():
+        mean = (gradients[0][name] + gradients[1][name]) / 2
+        torch.testing.assert_close(both, mean, rtol=1e-3, atol=1e-6)
+
+
+def test_hidden_states_and_attention_are_those_of_the_first() -> None:
+    teacher, assistant = tiny_teacher(), made(DISTILBERT, seed=6)
+    objectives = [{"kind": "hidden_states"}, {"kind": "attention_scores"}]
+    alone, both = (
+        value(taught(*teachers, objectives=objectives), padded_batch())[0]
+        for teachers in ((teacher,), (teacher, assistant))
+    )
+    assert both == alone
+
+
+def test_every_teacher_is_guarded() -> None:
+    teacher, assistant = tiny_teacher(), made(DISTILBERT, seed=6)
+    loss = taught(teacher, assistant, objectives=[SOFT])
+    value(loss, padded_batch())
+    assert not any(p.requires_grad or p.grad is not None for p in assistant.parameters())
+    assert FrozenTeacher(teacher, assistant).shares_weights_with(assistant)
+    assistant.train()
+    with pytest.raises(TrainingError, match="put into training mode"):
+        value(loss, padded_batch())
+
+
+def after(name: str, **changes: object) -> dict[str, object]:
+    return RECIPE | {"after": name} | changes
+
+
+@pytest.mark.parametrize(
+    ("successors", "expected"),
+    [
+        (
+            {"tiny": after("nobody")},
+            "successors.tiny.after names 'nobody', which is not one of the students: distilbert, "
+            "mlm_only, tiny",
+        ),
+        ({"tiny": after("tiny")}, "successors: none of tiny after tiny could be made first"),
+        (
+            {"a": after("b"), "b": after("c"), "c": after("b")},
+            "successors: none of b after c after b could be made first",
+        ),
+        ({"distilbert": after("mlm_only")}, "the name 'distilbert' stands for another model"),
+        ({"teacher": after("mlm_only")}, "the name 'teacher' stands for another model already"),
+        ({"tiny": RECIPE}, "successors.tiny.after: is missing"),
+        (
+            {"tiny": after("distilbert", taught_by=["teacher", "mlm_only"])},
+            "successors.tiny: taught_by names 'mlm_only': a student is taught by teacher or "
+            "distilbert",
+        ),
+        (
+            {"tiny": after("distilbert", taught_by=["teacher", "teacher"])},
+            "successors.tiny: taught_by names one twice: teacher, teacher",
+        ),
+    ],
+)
+def test_successor_follows_a_student_that_can_be_made_first(
+    tmp_path: Path, successors: dict[str, object], expected: str
+) -> None:
+    (line,) = mistakes(broken(tmp_path, successors=successors))
+    assert expected in line
+
+
+@pytest.mark.parametrize(
+    "changes", [{"taught_by": ["distilbert"]}, {"initialise": {"kind": "student"}}]
+)
+def test_student_that_needs_another_is_sent_to_the_successors(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    (line,) = mistakes(broken(tmp_path, **{"students.mlm_only": RECIPE | changes}))
+    assert line.startswith("students.mlm_only: ")
+    assert "under successors, where `after` names it" in line
+
+
+def test_recipes_come_after_those_they_need(tmp_path: Path) -> None:
+    settings = params.load(
+        broken(tmp_path, successors={"third": after("second"), "second": after("distilbert")})
+    )
+    assert list(settings.recipes) == ["distilbert", "mlm_only", "second", "third"]
