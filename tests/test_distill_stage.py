@@ -3,6 +3,8 @@
 import os
 import random
 import re
+import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from tests.kills import (
     ARGUMENTS,
     DIES_AT_A_WRITE,
     NUM_STEPS,
+    STUDENT,
     Trial,
     configure,
     distillable_project,
@@ -29,9 +32,27 @@ from tests.tiny_pipeline import environment, stage
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return distillable_project(tmp_path_factory.mktemp("origin"))
+
+
+def copy_of(project: Path, folder: Path) -> Path:
+    """Copy a project with its teacher, which lies beside it."""
+    return shutil.copytree(project.parent, folder / "copy") / project.name
+
+
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
-    return distillable_project(tmp_path)
+def project(origin: Path, tmp_path: Path) -> Path:
+    return copy_of(origin, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(origin: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose student one process has trained without a break."""
+    project = copy_of(origin, tmp_path_factory.mktemp("undisturbed"))
+    distil(project)
+    return project
 
 
 def distil(project: Path) -> str:
@@ -39,7 +60,7 @@ def distil(project: Path) -> str:
     process = stage(project, "stages.distillation.distill", *ARGUMENTS)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
-    return sha256_of(project / "models" / "students" / "distilbert" / "model.safetensors")
+    return sha256_of(project / STUDENT)
 
 
 def checkpoint_steps(project: Path) -> list[int]:
@@ -59,16 +80,17 @@ def start_and_wait_for(project: Path, step: int) -> subprocess.Popen[str]:
 # A short `python -m tests.kills`: each run is killed in two ways before it may end.
 
 
-def test_killed_at_a_write_and_anywhere_it_ends_with_the_identical_student(project: Path) -> None:
+def test_killed_at_a_write_and_anywhere_it_ends_with_the_identical_student(
+    project: Path, undisturbed: Path
+) -> None:
     rng, trial = random.Random(5), Trial(project, 1)
-    undisturbed = trial.finish(trial.start())
     dying = trial.start("-c", DIES_AT_A_WRITE, str(rng.randrange(40, 120)))
     assert dying.wait(300) == -signal.SIGKILL
     process = trial.start()
     trial.wait_for(trial.step() + rng.randrange(1, 9), process)
     process.kill()
     process.wait()
-    assert trial.finish(trial.start()) == undisturbed
+    assert trial.finish(trial.start()) == sha256_of(undisturbed / STUDENT)
     assert read_json(project / "reports" / "distilbert.json")["num_steps"] == NUM_STEPS
     assert not list(project.glob(".scratch/distill-*"))
 
@@ -197,8 +219,7 @@ def test_two_processes_train_the_same_recipe_as_one(project: Path) -> None:
     assert report["weights"].keys() == set(header[2:-1])
 
 
-def test_student_is_a_stock_model_for_someone_without_this_code(project: Path) -> None:
-    distil(project)
+def test_student_is_a_stock_model_for_someone_without_this_code(undisturbed: Path) -> None:
     program = (
         "import sys; from transformers import AutoModelForMaskedLM as A, AutoTokenizer as T\n"
         "m = A.from_pretrained('models/students/distilbert')\n"
@@ -209,7 +230,7 @@ def test_student_is_a_stock_model_for_someone_without_this_code(project: Path) -
     )
     ran = subprocess.run(
         [sys.executable, "-I", "-c", program],
-        cwd=project,
+        cwd=undisturbed,
         env=environment(),
         capture_output=True,
         text=True,
@@ -218,46 +239,47 @@ def test_student_is_a_stock_model_for_someone_without_this_code(project: Path) -
     assert ran.stdout.split() == ["DistilBertForMaskedLM", "True"]
 
 
-def failing(project: Path, max_file_bytes: int | None = None) -> tuple[int, str]:
-    process = stage(
-        project, "stages.distillation.distill", *ARGUMENTS, max_file_bytes=max_file_bytes
-    )
-    output, _ = process.communicate(timeout=120)
-    assert "Traceback" not in output
-    assert not (project / "models" / "students" / "distilbert").exists()
-    return process.returncode, output
+def refused(project: Path, patch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture) -> int:
+    """Run the stage in this process; return its exit code. It leaves no student."""
+    patch.chdir(project)
+    patch.setattr(sys, "argv", ["distill", *ARGUMENTS])
+    log.clear()
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("stages.distillation.distill", run_name="__main__")
+    assert not (project / STUDENT).parent.exists()
+    return int(ended.value.code)
 
 
-def test_damaged_shard_is_refused_before_training(project: Path) -> None:
-    shard = project / "data" / "shards" / "train" / "shard-00000.arrow"
-    content = bytearray(shard.read_bytes())
-    content[-40] ^= 1
-    shard.write_bytes(content)
-    code, output = failing(project)
-    assert code == 1
-    assert "train/shard-00000.arrow is damaged: its sha256 is" in output
+def test_bad_input_is_refused_before_training_by_its_name(
+    project: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shards = project / "data" / "shards"
+    shard = shards / "train" / "shard-00000.arrow"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-40] + bytes([whole[-40] ^ 1]) + whole[-39:])
+    assert refused(project, monkeypatch, caplog) == 1
+    assert "train/shard-00000.arrow is damaged: its sha256 is" in caplog.text
+    shard.write_bytes(whole)
 
+    manifest = read_json(shards / "manifest.json")
+    larger = manifest | {"vocabulary_size": manifest["vocabulary_size"] + 1}
+    write_json(shards / "manifest.json", larger)
+    assert refused(project, monkeypatch, caplog) == 2
+    assert "the shards were made with a vocabulary of" in caplog.text
+    write_json(shards / "manifest.json", manifest)
 
-def test_shards_of_another_vocabulary_are_refused(project: Path) -> None:
-    manifest = read_json(project / "data" / "shards" / "manifest.json")
-    manifest["vocabulary_size"] += 1
-    write_json(project / "data" / "shards" / "manifest.json", manifest)
-    code, output = failing(project)
-    assert code == 2
-    assert "the shards were made with a vocabulary of" in output
-
-
-def test_output_folder_that_cannot_be_written_is_named(project: Path) -> None:
     (project / "models").mkdir()
     (project / "models" / "students").write_text("a file where a folder should be")
-    code, output = failing(project)
-    assert code == 1
-    assert "models/students" in output
+    assert refused(project, monkeypatch, caplog) == 1
+    assert "models/students" in caplog.text
 
 
 def test_full_disk_is_said_and_leaves_no_half_checkpoint(project: Path) -> None:
-    code, output = failing(project, max_file_bytes=20_000)
-    assert code == 1
+    process = stage(project, "stages.distillation.distill", *ARGUMENTS, max_file_bytes=20_000)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "Traceback" not in output
+    assert not (project / STUDENT).parent.exists()
     assert re.search(r"\.scratch/distill-distilbert-\w+/.*File too large", output), output
     assert not [p for p in project.glob(".scratch/*/*") if p.is_dir()]
     distil(project)

@@ -158,29 +158,31 @@ def test_number_of_steps_follows_epochs_or_is_given() -> None:
     assert params.Schedule.model_validate(common | {"num_steps": 7}).total_steps(101) == 7
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
-def test_graph_of_every_profile_is_complete(tmp_path: Path, path: Path) -> None:
-    """DVC plans every stage of a profile, in a workspace that has nothing yet.
+def test_graph_of_every_profile_is_complete(
+    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC plans every stage of a profile, in a workspace that has nothing yet: `dvc repro --dry`.
 
     With --force, because a dry run otherwise looks for cached results of stages whose inputs are
     not there yet, and stops.
     """
+    from dvc.repo import Repo
+
     for name in ("dvc.yaml", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(ROOT / "stages", tmp_path / "stages")
+    (tmp_path / "stages").symlink_to(ROOT / "stages")
     shutil.copy(path, tmp_path / "params.yaml")
-    dvc = [sys.executable, "-m", "dvc"]
-    subprocess.run([*dvc, "init", "--no-scm", "--quiet"], cwd=tmp_path, check=True)
-    plan = [*dvc, "repro", "--dry", "--force"]
-    planned = subprocess.run(plan, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    monkeypatch.chdir(tmp_path)
+    with Repo.init(no_scm=True) as repo:
+        planned = {stage.addressing for stage in repo.reproduce(dry=True, force=True)}
     settings = params.load(path)
     for stage in ("curate", "shards", "expectations", "teacher", "speed", "report"):
-        assert f"Running stage '{stage}'" in planned
+        assert stage in planned
     for student in settings.evaluation.students:
-        assert f"Running stage 'distill@{student}'" in planned
+        assert f"distill@{student}" in planned
         for task in settings.evaluation.tasks:
-            assert f"Running stage 'finetune@{student}-{task}'" in planned
+            assert f"finetune@{student}-{task}" in planned
     assert not untracked_keys(tmp_path)
 
 

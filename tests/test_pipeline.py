@@ -6,23 +6,25 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
+from flows import server
 from stages.files import read_json, sha256_of
 from tests.tiny_pipeline import environment, make_project
 
 pytestmark = pytest.mark.slow
 
 
-def run(project: Path, *command: str, timeout: float = 600) -> str:
+def run(project: Path, *command: str, timeout: float = 600, **variables: str) -> str:
     """Run a command in a project; fail with its output if it fails."""
     ran = subprocess.run(
         [sys.executable, "-m", *command],
         cwd=project,
-        env=environment(),
+        env=environment(**variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -40,6 +42,19 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = run(folder, "flows.demo")
     assert "Champion: distilbert-student version 1 (distilbert)" in output
     return folder
+
+
+@pytest.fixture(scope="module")
+def prefect(project: Path) -> Iterator[dict[str, str]]:
+    """The variable that names a Prefect server of this project, which then starts none itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(project / ".prefect"))
+        started = server.start_server(project, server.free_port())
+    try:
+        server.wait_until_up(started)
+        yield {"PREFECT_API_URL": started.api_url}
+    finally:
+        server.stop_server(started)
 
 
 def printed(project: Path, program: str) -> list[str]:
@@ -94,12 +109,14 @@ def test_champion_predicts_from_onnx_without_torch_or_pickle(project: Path) -> N
     assert not kinds & {".pkl", ".pickle", ".bin", ".pt", ".pth"}
 
 
-def test_deleted_students_come_back_without_a_second_version(project: Path) -> None:
+def test_deleted_students_come_back_without_a_second_version(
+    project: Path, prefect: dict[str, str]
+) -> None:
     before = sha256_of(project / "models" / "students" / "distilbert" / "model.safetensors")
     shutil.rmtree(project / "models" / "students")
     expected = run(project, "dvc", "status")
     assert "distill@distilbert" in expected
-    run(project, "flows.distillation")
+    run(project, "flows.distillation", **prefect)
     after = project / "models" / "students" / "distilbert" / "model.safetensors"
     assert sha256_of(after) == before
     assert "up to date" in run(project, "dvc", "status")
@@ -132,14 +149,16 @@ def test_bad_settings_stop_everything_before_anything_runs(project: Path) -> Non
         path.write_text(good)
 
 
-def test_flow_asked_to_stop_ends_the_trainer_and_goes_on_later(project: Path) -> None:
+def test_flow_asked_to_stop_ends_the_trainer_and_goes_on_later(
+    project: Path, prefect: dict[str, str]
+) -> None:
     """Last in this file: it makes the project's teacher another one."""
     settings = yaml.safe_load((project / "params.yaml").read_text())
-    settings["teacher"]["adapt"]["num_steps"] = 1000
+    settings["teacher"]["adapt"]["num_steps"] = 400
     (project / "params.yaml").write_text(yaml.safe_dump(settings))
     flow = subprocess.Popen(
         [sys.executable, "-m", "flows.distillation", "--target", "teacher"],
-        cwd=project, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        cwd=project, env=environment(**prefect), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, start_new_session=True,
     )  # fmt: skip
     deadline = time.monotonic() + 200
@@ -152,6 +171,6 @@ def test_flow_asked_to_stop_ends_the_trainer_and_goes_on_later(project: Path) ->
     assert flow.returncode != 0, output
     assert not (project / "models" / "teacher").exists()
     assert list(project.glob(".scratch/teacher-*/step-*"))
-    output = run(project, "flows.distillation", "--target", "teacher")
+    output = run(project, "flows.distillation", "--target", "teacher", **prefect)
     assert "going on from step" in output
     assert (project / "models" / "teacher" / "model.safetensors").is_file()
