@@ -27,8 +27,9 @@ from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows.artifacts import write_artifacts
+from flows.choices import Profile, Targets
 from flows.environment import project_root
-from flows.graph import BUSY_RETRY_SECONDS, DvcBusy, Graph, Stage, read_changed, read_graph
+from flows.graph import RETRY_SECONDS, DvcBusy, Graph, Passing, Stage, read_changed, read_graph
 from flows.records import report_outcome, with_server
 from flows.slots import Slots, Stopped, num_cores
 from flows.stage_process import StageResult, run_stage
@@ -38,6 +39,10 @@ from stages.command import run as run_command
 from stages.errors import DistilleryError, SettingsError
 
 Runner = TaskRunner[PrefectFuture[Any]]
+
+
+class StageKilled(Passing):
+    """Something ended a stage outright; it goes on from its checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +64,8 @@ class Run:
 # A stage that waits holds a thread: as many threads as stages, the slots decide who runs.
 @flow(name="distillation", task_runner=cast("Runner", ThreadPoolTaskRunner()))
 def distillation(
-    profile: str | None = None,
-    targets: list[str] | None = None,
+    profile: Profile = None,
+    targets: Targets = None,
     stage_timeout_minutes: float | None = None,
     grace_seconds: float = 60.0,
 ) -> State[Any]:
@@ -135,8 +140,8 @@ def _task_of(stage: Stage, place: int, run: Run, *, is_stale: bool) -> Task[[str
         name=stage.name,
         task_run_name=stage.name,
         cache_policy=NO_CACHE,
-        retries=len(BUSY_RETRY_SECONDS),
-        retry_delay_seconds=BUSY_RETRY_SECONDS,
+        retries=len(RETRY_SECONDS),
+        retry_delay_seconds=RETRY_SECONDS,
         retry_condition_fn=is_worth_a_retry,
         tags=["exclusive"] if stage.is_exclusive else None,
     )
@@ -162,17 +167,18 @@ def _task_of(stage: Stage, place: int, run: Run, *, is_stale: bool) -> Task[[str
 
 
 def is_worth_a_retry(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Tell whether a task failed for want of a lock: what failed on its data fails again."""
-    return isinstance(state.data, DvcBusy)
+    """Tell whether a task lacked a lock or was killed: what failed on its data fails again."""
+    return isinstance(state.data, Passing)
 
 
 def state_of(target: str, result: StageResult, *, was_cancelled: bool) -> State[Any]:
     """Return the Prefect state of a stage that ended.
 
-    A failure is a returned state, for its message; only the exception is worth a retry.
+    A failure is a returned state, for its message; only the exceptions are worth a retry.
 
     Raises:
         DvcBusy: another DVC process was in the way.
+        StageKilled: the stage, or DVC with it, was killed outright.
     """
     lines = "\n".join(result.last_lines)
     again = f"Run it alone: dvc repro --single-item {target}"
@@ -185,6 +191,11 @@ def state_of(target: str, result: StageResult, *, was_cancelled: bool) -> State[
             return Completed(name="Cached", message="DVC: restored from its run cache.")
         case "busy":
             raise DvcBusy(f"stage {target} met another DVC process:\n{lines}")
+        case "killed":
+            raise StageKilled(
+                f"stage {target} was killed (SIGKILL): by hand, or for want of memory (see dmesg); "
+                f"what it had checkpointed is kept.\n{lines}"
+            )
         case "stopped" if was_cancelled:
             return Cancelled(message=f"Stage {target} was stopped with the flow.\n{lines}")
         case "stopped":

@@ -16,11 +16,15 @@ from typing import Any
 from stages.command import log
 from stages.errors import DistilleryError, SettingsError
 
-BUSY_RETRY_SECONDS = [5.0, 15.0, 45.0]
+RETRY_SECONDS = [5.0, 15.0, 45.0]
 
 
-class DvcBusy(DistilleryError):  # noqa: N818 - an outcome, and it may pass
-    """Another DVC process holds a path or the lock: the same command may work in a moment."""
+class Passing(DistilleryError):  # noqa: N818 - an outcome
+    """Nothing is wrong with the work: the same command may succeed in a moment."""
+
+
+class DvcBusy(Passing):
+    """Another DVC process holds a path or the lock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,7 @@ def read_changed() -> dict[str, list[str]]:
     Raises:
         DvcBusy: another DVC process is at work here, and after a minute of patience still is.
     """
-    for patience in BUSY_RETRY_SECONDS:
+    for patience in RETRY_SECONDS:
         try:
             return _read_changed()
         except DvcBusy:

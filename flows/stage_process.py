@@ -23,11 +23,15 @@ from flows import processes
 
 INTERRUPTED = 75
 """A stage's exit code for: asked to stop, and checkpointed (stages/errors.py)."""
+KILLED = (-9, 137)
+"""SIGKILL, as DVC reports it of a stage, or as the shell in between does."""
 NUM_LAST_LINES = 15
 PROGRESS_SECONDS = 15.0
 """A progress bar redraws itself many times a second; the log takes one in this time."""
 
-Outcome = Literal["ran", "unchanged", "restored", "failed", "interrupted", "stopped", "busy"]
+Outcome = Literal[
+    "ran", "unchanged", "restored", "failed", "interrupted", "stopped", "busy", "killed"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,8 @@ class StageResult:
     outcome: Outcome
     """ran; unchanged: DVC found nothing to do; restored: from DVC's run cache; failed; interrupted:
     the stage checkpointed and wants to be run again; stopped: by us, because of a cancellation or a
-    timeout; busy: another DVC process holds a path or the lock."""
+    timeout; busy: another DVC process holds a path or the lock; killed: the stage or DVC ended by
+    SIGKILL, which nobody here sent."""
     exit_code: int
     """The stage's where DVC reports one, otherwise DVC's own. DVC starts stages in a shell: when
     both are asked to stop, dash says -2 where bash passes on the stage's 75."""
@@ -122,6 +127,8 @@ def _result(code: int, last_lines: tuple[str, ...], *, was_stopped: bool) -> Sta
     stage_code = int(reported[-1]) if reported else code
     if was_stopped:
         return StageResult("stopped", stage_code, last_lines)
+    if stage_code in KILLED:
+        return StageResult("killed", stage_code, last_lines)
     if stage_code == INTERRUPTED:
         return StageResult("interrupted", stage_code, last_lines)
     is_busy = "is busy, it is being blocked by" in text or "Unable to acquire lock" in text

@@ -8,9 +8,11 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -262,50 +264,88 @@ def test_ctrl_c_stops_the_stage_that_runs_and_leaves_nothing(built: Path, prefec
 # ------------------------------------------------------------------------------------ deployments
 
 
-def test_deployments_load_are_scheduled_and_run(built: Path, prefect: str) -> None:
+def test_deployments_load_are_scheduled_run_and_tell_what_is_stale(
+    built: Path, prefect: str, told: list[str]
+) -> None:
     for name in ("flows", "stages", "prefect.yaml"):
         (built / name).symlink_to(ROOT / name)
     env = environment(built, prefect) | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
-    command = [sys.executable, "-m", "prefect", "--no-prompt"]
-    ask(prefect, "work_pools/", {"name": "local", "type": "process"})
-    subprocess.run([*command, "deploy", "--all"], cwd=built, env=env, check=True)
-    deployments = {d["entrypoint"]: d for d in ask(prefect, "deployments/filter", {})}
-    assert set(deployments) == {
-        "flows/distillation.py:distillation",
-        "flows/promotion.py:promote",
-        "flows/promotion.py:rollback",
+    deploy = [sys.executable, "-m", "flows.deploy"]
+    subprocess.run(deploy, cwd=built, env=env | {"NOTIFY_URL": told[0]}, check=True)
+    found = {d["name"] + "/" + d["entrypoint"]: d for d in ask(prefect, "deployments/filter", {})}
+    assert set(found) == {
+        "on-demand/flows/distillation.py:distillation",
+        "weekly/flows/distillation.py:distillation",
+        "nightly/flows/check.py:check",
+        "on-demand/flows/ablations.py:ablations",
+        "on-demand/flows/promotion.py:promote",
+        "on-demand/flows/promotion.py:rollback",
     }
-    nightly = deployments["flows/distillation.py:distillation"]
-    (schedule,) = nightly["schedules"]
-    assert not schedule["active"]
+    on_demand = found["on-demand/flows/distillation.py:distillation"]
+    form = on_demand["parameter_openapi_schema"]["properties"]
+    assert form["profile"]["enum"] == sorted(p.stem for p in (ROOT / "profiles").glob("*.yaml"))
+    assert form["targets"]["items"]["enum"] == ["source", "train", "score", "report", "aside"]
+    assert on_demand["work_queue_name"] == "workspace"
+    assert not found["weekly/flows/distillation.py:distillation"]["schedules"][0]["active"]
 
     # A library too new for Prefect keeps schedules from firing without a word (requirements.in).
-    path = f"deployments/{nightly['id']}"
-    ask(prefect, f"{path}/schedules/{schedule['id']}", {"active": True}, "PATCH")
+    nightly = found["nightly/flows/check.py:check"]
     scheduled = {
         "deployments": {"id": {"any_": [nightly["id"]]}},
         "flow_runs": {"state": {"name": {"any_": ["Scheduled"]}}},
     }
     wait_until(lambda: ask(prefect, "flow_runs/filter", scheduled), 30)
-    ask(prefect, f"{path}/schedules/{schedule['id']}", {"active": False}, "PATCH")
 
-    worker = subprocess.Popen([*command, "worker", "start", "--pool", "local"], cwd=built, env=env)
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "local"]
+    worker = subprocess.Popen(command, cwd=built, env=env)
     try:
-        run_id = ask(prefect, f"{path}/create_flow_run", {})["id"]
-
-        def final_state() -> dict[str, Any] | None:
-            state = ask(prefect, f"flow_runs/{run_id}", None, "GET")["state"]
-            final = state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-            return state if final else None
-
-        state = wait_until(final_state, 120)
-        assert (state["type"], state["message"]) == (
-            "COMPLETED",
-            "0 stages ran, 6 were up to date.",
-        )
+        state = final_state(prefect, on_demand, {})
+        assert state["message"] == "0 stages ran, 6 were up to date."
+        (built / "rule-b.sh").write_text("echo b\n", encoding="utf-8")
+        state = final_state(prefect, nightly, {})
+        message = "2 of 6 stages would run; changed: score@b."
+        assert (state["type"], state["name"], state["message"]) == ("COMPLETED", "Stale", message)
+        wait_until(lambda: len(told) > 1, 30)
+        assert f"check: Stale\n{message}" in told[1]
     finally:
         worker.send_signal(signal.SIGINT)
         worker.wait(30)
+
+
+def final_state(
+    prefect: str, deployment: dict[str, Any], parameters: dict[str, Any]
+) -> dict[str, Any]:
+    """Run a deployment on the worker and return the state it ends in."""
+    path = f"deployments/{deployment['id']}/create_flow_run"
+    run_id = ask(prefect, path, {"parameters": parameters})["id"]
+
+    def state() -> dict[str, Any] | None:
+        state = ask(prefect, f"flow_runs/{run_id}", None, "GET")["state"]
+        final = state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+        return state if final else None
+
+    return wait_until(state, 120)
+
+
+@pytest.fixture
+def told() -> Iterator[list[str]]:
+    """An address, and after it what has been POSTed there."""
+
+    class Listener(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            heard.append(json.loads(body)["text"])
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Listener) as listener:
+        heard = [f"http://127.0.0.1:{listener.server_address[1]}"]
+        threading.Thread(target=listener.serve_forever, daemon=True).start()
+        yield heard
+        listener.shutdown()
 
 
 def _folder(process: psutil.Process) -> str:

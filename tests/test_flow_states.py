@@ -6,8 +6,8 @@ import pytest
 from prefect.client.schemas import State
 from prefect.states import Failed
 
-from flows.distillation import is_worth_a_retry, state_of
-from flows.graph import DvcBusy
+from flows.distillation import StageKilled, is_worth_a_retry, state_of
+from flows.graph import DvcBusy, Passing
 from flows.stage_process import Outcome, StageResult
 
 
@@ -42,9 +42,12 @@ def test_a_failure_says_the_code_the_last_lines_and_how_to_run_it_alone() -> Non
     assert "dvc repro --single-item distill@small" in message
 
 
-def test_only_a_busy_dvc_is_worth_a_retry() -> None:
-    with pytest.raises(DvcBusy) as caught:
-        ended("busy")
+@pytest.mark.parametrize(("outcome", "passing"), [("busy", DvcBusy), ("killed", StageKilled)])
+def test_only_a_busy_dvc_and_a_kill_are_worth_a_retry(
+    outcome: Outcome, passing: type[Passing]
+) -> None:
+    with pytest.raises(passing, match="distill@small") as caught:
+        ended(outcome)
     any_task: Any = None
     assert is_worth_a_retry(any_task, any_task, Failed(data=caught.value))
     assert not is_worth_a_retry(any_task, any_task, ended("failed", 3))
