@@ -12,6 +12,8 @@ import yaml
 from stages.export.story import Story
 
 CARD = "README.md"
+PYTORCH = "PyTorch"
+"""What the scores of a fine-tuned model in PyTorch stand under, beside those of its files."""
 PARAGRAPH = "\n\n"
 
 
@@ -26,7 +28,7 @@ class TaskResult:
     split: str
     labels: list[str] | None
     scores: Mapping[str, float]
-    """By artefact, 0 to 100; `PyTorch` is the original's."""
+    """By artefact, 0 to 100."""
 
 
 def model_card(

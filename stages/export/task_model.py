@@ -20,7 +20,7 @@ from stages.command import log, parser_for, run
 from stages.errors import DataError
 from stages.evaluation.examples import Examples, read_examples
 from stages.evaluation.metrics import headline, score
-from stages.export.card import CARD, TaskResult, model_card
+from stages.export.card import CARD, PYTORCH, TaskResult, model_card
 from stages.export.export import ONNX, copy_model, describe, write_graphs
 from stages.export.graph import Feeds, inputs_of
 from stages.export.parity import (
@@ -37,7 +37,6 @@ from stages.files import atomic_output, read_json, write_json
 from stages.students.heads import quiet_transformers
 
 BATCH = 32
-PYTORCH = "PyTorch"
 
 
 def export_task_model(

@@ -7,7 +7,6 @@ from stages.errors import DistilleryError, GateError
 from stages.registry.versions import Version, read_gate
 from stages.tracking.store import Store
 
-PROBE = "The answer is [MASK]."
 # The gate's "above" and "below" are strict; MLflow compares strictly by a least change.
 LEAST_CHANGE = 1e-12
 
@@ -41,7 +40,7 @@ def check_gate(store: Store, version: Version) -> dict[str, Any]:
 
 
 def check_loads(version: Version) -> None:
-    """Load a version as a server would and let it fill one mask.
+    """Load a version as a server would and let it answer the example it was registered with.
 
     Raises:
         DistilleryError: it does not load, or does not answer.
@@ -50,15 +49,14 @@ def check_loads(version: Version) -> None:
 
     try:
         model = mlflow.pyfunc.load_model(version.uri)
-        (answer,) = model.predict([{"text": PROBE}], params={"top_k": 1})
-        token = answer["masks"][0][0]["token"]
+        (answer,) = model.predict(model.input_example)
     except Exception as error:
         # Whatever it is, the version must not serve; the cause is in the message.
         raise DistilleryError(
             f"{version.model} version {version.version} does not load or predict, so nothing was "
             f"changed: {type(error).__name__}: {error}"
         ) from error
-    log.info("%s version %d loads: %s -> %s", version.model, version.version, PROBE, token)
+    log.info("%s version %d loads and answers: %.80s", version.model, version.version, answer)
 
 
 def validate(version: Version, checks: list[dict[str, Any]]) -> None:

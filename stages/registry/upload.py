@@ -1,19 +1,21 @@
-"""MLflow's copy of an exported student, with the code that serves it.
+"""MLflow's copy of an exported model, with the code that serves it.
 
-The model is code (`student_pyfunc.py`), two ONNX graphs and a tokenizer: no pickle is written, and
-the requirements name what that code imports, so serving installs no torch.
+The model is code (`student_pyfunc.py`, `classify_pyfunc.py`), two ONNX graphs and a tokenizer: no
+pickle is written, and the requirements name what that code imports, so serving installs no torch.
 """
 
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from typing import Any
 
 from stages.registry.versions import TAG_EXPORT
 from stages.tracking.live import TAG_LINEAGE
 from stages.tracking.store import Store
 
-PYFUNC = Path(__file__).with_name("student_pyfunc.py")
+FILL_MASK = Path(__file__).with_name("student_pyfunc.py")
+CLASSIFY = Path(__file__).with_name("classify_pyfunc.py")
 EXAMPLE = "The model was [MASK] on a large corpus."
-# What student_pyfunc.py imports, pinned as installed.
+# What both import, pinned as installed.
 REQUIREMENTS = ("mlflow", "numpy", "onnxruntime", "pandas", "tokenizers")
 
 
@@ -38,12 +40,10 @@ def logged_model(
     whole = [m for m in mine if m.status.name == "READY"]
     for left_over in (m for m in mine if m not in whole):
         store.client.delete_logged_model(left_over.model_id)
-    return str(whole[0].model_id) if whole else _log_model(student, export, tags)
+    return str(whole[0].model_id) if whole else _log_fill_mask(student, export, tags)
 
 
-def _log_model(student: str, export: Path, tags: dict[str, str]) -> str:
-    import mlflow
-    import pandas as pd
+def _log_fill_mask(student: str, export: Path, tags: dict[str, str]) -> str:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import Array, Object, Property
@@ -56,9 +56,35 @@ def _log_model(student: str, export: Path, tags: dict[str, str]) -> str:
         outputs=Schema([ColSpec(Array(Array(candidate)), "masks")]),
         params=ParamSchema([ParamSpec("top_k", "long", 5)]),
     )
+    return log_model(f"fill_mask_{student}", FILL_MASK, export, signature, {"text": EXAMPLE}, tags)
+
+
+def log_model(
+    name: str,
+    code: Path,
+    export: Path,
+    signature: Any,
+    example: dict[str, str],
+    tags: dict[str, str],
+) -> str:
+    """Upload an exported folder with the code that serves it; return the id of MLflow's copy.
+
+    Call it inside a run.
+
+    Args:
+        name: what MLflow calls the copy.
+        code: the file that serves it.
+        export: the exported folder: both graphs, tokenizer.json and config.json.
+        signature: an mlflow.models.ModelSignature.
+        example: a row that the model answers; promotion tries it (admission.py).
+        tags: of the copy.
+    """
+    import mlflow
+    import pandas as pd
+
     logged = mlflow.pyfunc.log_model(
-        name=f"fill_mask_{student}",
-        python_model=str(PYFUNC),
+        name=name,
+        python_model=str(code),
         artifacts={
             "onnx_fp32": str(export / "model.onnx"),
             "onnx_int8": str(export / "model.int8.onnx"),
@@ -67,7 +93,7 @@ def _log_model(student: str, export: Path, tags: dict[str, str]) -> str:
         },
         model_config={"precision": "fp32"},
         signature=signature,
-        input_example=pd.DataFrame({"text": [EXAMPLE]}),
+        input_example=pd.DataFrame([example]),
         pip_requirements=[f"{name}=={installed_version(name)}" for name in REQUIREMENTS],
         tags=tags,
     )

@@ -1,0 +1,105 @@
+"""Serve the champion over HTTP, and go over to the next one without dropping a request.
+
+    python -m stages.registry.serve [--model sst2-student] [--port 5001]
+
+The protocol is that of `mlflow models serve` (POST /invocations, GET /ping), and so is the code
+behind it. The alias is looked up every few seconds: after a promotion or a rollback the new version
+is loaded beside the old one and takes the next request. GET /champion says which one answers. A
+version that does not load is said in the log, and the old one goes on.
+"""
+
+import argparse
+import json
+import threading
+from typing import Any
+
+from stages import params
+from stages.command import log, parser_for, run
+from stages.errors import DistilleryError
+from stages.registry.promotion import champion
+from stages.registry.versions import Version
+from stages.tracking.store import Store, open_store
+
+HOST = "127.0.0.1"
+
+
+class Champion:
+    """An ASGI application that hands every request to the scoring server of the champion."""
+
+    def __init__(self, store: Store, model: str) -> None:
+        """Load the champion.
+
+        Raises:
+            DistilleryError: there is none.
+        """
+        found = champion(store, model)
+        if found is None:
+            raise DistilleryError(
+                f"{model} has no champion to serve; make one: "
+                f"python -m stages.registry.promotion promote --model {model}"
+            )
+        self._store, self._model = store, model
+        self._serving = found, _application(found)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request with the version that is champion when it comes in."""
+        version, application = self._serving
+        if scope["type"] == "http" and scope["path"] == "/champion":
+            await _answer(send, {"model": version.model, "version": version.version})
+            return
+        await application(scope, receive, send)
+
+    def refresh(self) -> None:
+        """Go over to the version that has the alias now, if it is another one."""
+        found = champion(self._store, self._model)
+        if found is None or found.version == self._serving[0].version:
+            return
+        self._serving = found, _application(found)
+        log.info("%s version %d answers now", found.model, found.version)
+
+    def keep_fresh(self, every_seconds: float, stopped: threading.Event) -> None:
+        """Refresh until stopped; whatever goes wrong, the version that serves goes on."""
+        while not stopped.wait(every_seconds):
+            try:
+                self.refresh()
+            except Exception as error:
+                version = self._serving[0].version
+                log.warning("version %d goes on: %s: %s", version, type(error).__name__, error)
+
+
+def _application(version: Version) -> Any:
+    import mlflow
+    from mlflow.pyfunc import scoring_server
+
+    return scoring_server.init(mlflow.pyfunc.load_model(version.uri))
+
+
+async def _answer(send: Any, answer: dict[str, Any]) -> None:
+    headers = [(b"content-type", b"application/json")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Serve until Ctrl-C."""
+    import uvicorn
+
+    served = Champion(open_store(), arguments.model or params.load().registry.model_name)
+    log.info("http://%s:%d/invocations", HOST, arguments.port)
+    stopped = threading.Event()
+    refresher = threading.Thread(
+        target=served.keep_fresh, args=(arguments.every_seconds, stopped), daemon=True
+    )
+    refresher.start()
+    uvicorn.run(served, host=HOST, port=arguments.port, lifespan="off", log_level="warning")
+    stopped.set()
+
+
+if __name__ == "__main__":
+    parser = parser_for(__doc__)
+    parser.add_argument("--model", help="registered model (default: registry.model_name)")
+    parser.add_argument("--port", type=int, default=5001)
+    parser.add_argument(
+        "--every-seconds", type=float, default=5.0, help="how often to look who is champion"
+    )
+    run(main, parser)

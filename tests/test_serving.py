@@ -1,0 +1,118 @@
+"""The champion over HTTP, on a real store: fill-mask, classification, a change of champion."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from registry_world import MODEL
+from starlette.testclient import TestClient
+from test_task_model import LABELS, write_model, write_task
+
+from stages import params
+from stages.errors import DataError, DistilleryError, GateError
+from stages.export.task_model import export_task_model
+from stages.files import read_json, write_json
+from stages.registry import classifier, promotion
+from stages.registry.serve import Champion
+from stages.tracking.store import Store
+
+pytestmark = pytest.mark.slow
+CLASSIFIER = "toy-student"
+
+
+def first_choice(server: TestClient) -> str:
+    asked = {"dataframe_records": [{"text": "a [MASK]"}], "params": {"top_k": 1}}
+    reply = server.post("/invocations", json=asked)
+    assert reply.status_code == 200, reply.text
+    (answer,) = reply.json()["predictions"]
+    return str(answer["masks"][0][0]["token"])
+
+
+def test_a_promotion_and_a_rollback_take_the_next_request(
+    two_versions: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(DistilleryError, match="has no champion to serve"):
+        Champion(two_versions, MODEL)
+    promotion.promote(two_versions, MODEL, 1)
+    served = Champion(two_versions, MODEL)
+    server = TestClient(served)
+    assert server.get("/ping").status_code == 200
+    assert first_choice(server) == "paris"
+    promotion.promote(two_versions, MODEL, 2)
+    assert first_choice(server) == "paris"
+    served.refresh()
+    assert first_choice(server) == "capital"
+    assert server.get("/champion").json() == {"model": MODEL, "version": 2}
+    promotion.rollback(two_versions, MODEL)
+    served.refresh()
+    assert first_choice(server) == "paris"
+    # A mistake of the caller's is told as such.
+    reply = server.post("/invocations", json={"dataframe_records": [{"text": "no mask"}]})
+    assert reply.status_code == 400
+    assert "the text has no [MASK]" in reply.text
+    # What cannot be loaded changes nothing.
+    two_versions.client.set_registered_model_alias(MODEL, "champion", "2")
+    for graph in Path("mlruns/artifacts").rglob("model.onnx"):
+        graph.write_bytes(b"torn")
+    refreshed_once(served, caplog)
+    assert first_choice(server) == "paris"
+
+
+def refreshed_once(served: Champion, caplog: pytest.LogCaptureFixture) -> None:
+    """Let the server look once, and say what it could not load."""
+
+    class Once:
+        answers = iter((False, True))
+
+        def wait(self, _seconds: float) -> bool:
+            return next(self.answers)
+
+    caplog.set_level(logging.WARNING)
+    once: Any = Once()
+    served.keep_fresh(0, once)
+    assert "version 1 goes on" in caplog.text
+
+
+def test_a_classifier_is_registered_once_promoted_and_answers(store: Store, tmp_path: Path) -> None:
+    names = dict(enumerate(LABELS))
+    model = write_model(
+        tmp_path / "model", id2label=names, label2id={b: a for a, b in names.items()}
+    )
+    task = write_task(tmp_path / "task", "classification")
+    loaded = params.load()
+    export = loaded.export.model_copy(update={"max_score_drop": 50.0, "min_int8_agreement": 0.5})
+    settings = loaded.model_copy(update={"export": export})
+    folder, path = tmp_path / "export", tmp_path / "report.json"
+    export_task_model(model, task, settings, folder, path)
+    report = read_json(path)
+    version = classifier.register(store, CLASSIFIER, folder, report, settings)
+    assert classifier.register(store, CLASSIFIER, folder, report, settings) == version
+    assert (version.version, version.gate) == (1, "passed")
+    promotion.promote(store, CLASSIFIER)
+    server = TestClient(Champion(store, CLASSIFIER))
+    rows = [
+        {"text": "a good film", "text_pair": "the book"},
+        {"text": "not bad " * 40, "text_pair": "a very good book"},
+    ]
+    reply = server.post("/invocations", json={"dataframe_records": rows})
+    assert reply.status_code == 200, reply.text
+    for answer in reply.json()["predictions"]:
+        shares = answer["probabilities"]
+        assert list(shares) == LABELS
+        assert sum(shares.values()) == pytest.approx(1)
+        assert answer["label"] == max(shares, key=shares.get)
+    single = server.post("/invocations", json={"dataframe_records": [{"text": "a film"}]})
+    assert single.status_code == 200, single.text
+
+    # A file that scores too low is registered, and never promoted.
+    report["scores"]["model.onnx"] = 0.0
+    report["scores"]["PyTorch"] = 90.0
+    (folder / "tokenizer_config.json").write_text("{}")
+    assert classifier.register(store, CLASSIFIER, folder, report, settings).gate == "failed"
+    with pytest.raises(GateError, match=r"score/model.onnx: 0.0 must be at least 40.0"):
+        promotion.promote(store, CLASSIFIER)
+    (folder / "model.onnx").write_bytes(b"another")
+    write_json(path, report)
+    with pytest.raises(DataError, match="is not the file that the report is of"):
+        classifier.register(store, CLASSIFIER, folder, report, settings)
