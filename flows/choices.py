@@ -4,10 +4,10 @@ Prefect draws a deployment's form from the types of its flow's parameters. The c
 the deployment is made; a flow takes any string, and says itself what is wrong with it.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
-
-from pydantic import Field
 
 from stages.params.loading import profile_names
 
@@ -23,21 +23,26 @@ def stage_groups() -> list[str]:
     return list(yaml.safe_load(GRAPH.read_text(encoding="utf-8"))["stages"])
 
 
-def _a_profile(schema: dict[str, Any]) -> None:
-    _offer(schema, {"type": "string", "enum": profile_names()})
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """Beside a type: the form offers these strings."""
+
+    choices: Callable[[], list[str]]
+
+    def __get_pydantic_json_schema__(self, _core: Any, _handler: Any) -> dict[str, Any]:
+        """Return the choice alone: a field left empty is not sent, so null need not be in it."""
+        return {"type": "string", "enum": self.choices()}
 
 
-def _stages(schema: dict[str, Any]) -> None:
-    items = {"type": "string", "enum": stage_groups()}
-    _offer(schema, {"type": "array", "items": items, "uniqueItems": True})
+@dataclass(frozen=True, slots=True)
+class SomeOf(OneOf):
+    """Beside a type: the form offers any of these strings."""
+
+    def __get_pydantic_json_schema__(self, _core: Any, _handler: Any) -> dict[str, Any]:
+        """Return the choices alone, for the same reason."""
+        items = {"type": "string", "enum": self.choices()}
+        return {"type": "array", "items": items, "uniqueItems": True}
 
 
-def _offer(schema: dict[str, Any], choice: dict[str, Any]) -> None:
-    """Offer the choices alone: what is left empty is not sent, so null need not be one of them."""
-    for key in ("anyOf", "default"):
-        schema.pop(key, None)
-    schema.update(choice)
-
-
-Profile = Annotated[str | None, Field(json_schema_extra=_a_profile)]
-Targets = Annotated[list[str] | None, Field(json_schema_extra=_stages)]
+Profile = Annotated[str | None, OneOf(profile_names)]
+Targets = Annotated[list[str] | None, SomeOf(stage_groups)]

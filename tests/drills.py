@@ -2,10 +2,11 @@
 
     python -m tests.drills --kills 30
 
-A run is a project of its own at toy size, with a Prefect server and an MLflow store of its own. The
-flow is started; while a random stage is at work something is killed (SIGKILL); a flow that ends by it is
-started again at once, as often as it takes. It must end with the student that an undisturbed run makes, one
-MLflow run and one version, an empty `dvc status`, and no process left. What is killed, in turn:
+A run is a project of its own at toy size, with a Prefect server and an MLflow store of its own.
+The flow is started; while a random stage is at work something is killed (SIGKILL); a flow that ends
+by it is started again at once, as often as it takes. It must end with the student that an
+undisturbed run makes, one MLflow run and one version, an empty `dvc status`, and no process left.
+What is killed, at random:
 
 * stage: what does the work; DVC reports it to the flow, which tries again
 * dvc: the process between the flow and the stage; likewise

@@ -1,28 +1,18 @@
 """The page in a real browser: it fits three widths, is legible in both schemes, asks no host."""
 
 import itertools
-import json
-import re
-import shutil
-import subprocess
-import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 from report_world import write_reports
 from test_report import page_of
-from websockets.sync.client import ClientConnection, connect
+
+from tests.browser import Browser, browser_at
 
 pytestmark = pytest.mark.slow
 
 WIDTHS = (390, 820, 1440)
 SCHEMES = ("light", "dark")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
-    "--disable-background-networking --disable-component-update --remote-debugging-port=0"
-)
 
 # What sticks out of the window, unless it is in a region of its own that can be scrolled.
 STICKING_OUT = """
@@ -76,75 +66,15 @@ FAINT = """
 """
 
 
-class Browser:
-    """A page in headless Chromium, spoken to over its debugging socket on loopback."""
-
-    def __init__(self, socket: ClientConnection) -> None:
-        self.socket, self.numbers, self.events = socket, itertools.count(1), list[Any]()
-
-    def ask(self, method: str, **arguments: Any) -> Any:
-        number = next(self.numbers)
-        self.socket.send(json.dumps({"id": number, "method": method, "params": arguments}))
-        while True:
-            message = json.loads(self.socket.recv(timeout=30))
-            if message.get("id") == number:
-                assert "error" not in message, message
-                return message["result"]
-            self.events.append(message)
-
-    def wait_for(self, event: str) -> None:
-        while not any(message["method"] == event for message in self.events):
-            self.events.append(json.loads(self.socket.recv(timeout=30)))
-
-    def evaluate(self, expression: str) -> Any:
-        result = self.ask("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in result, result
-        return result["result"].get("value")
-
-    def show_as(self, width: int, scheme: str) -> None:
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-        self.ask("Emulation.setDeviceMetricsOverride", **size)
-        feature = {"name": "prefers-color-scheme", "value": scheme}
-        self.ask("Emulation.setEmulatedMedia", features=[feature])
-
-
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("there is no chromium on this machine")
     root = tmp_path_factory.mktemp("page")
-    profile = root / "profile"
     page = root / "report.html"
     page.write_text(page_of(write_reports(root / "reports"))[0], encoding="utf-8")
-    command = [chromium, *FLAGS.split(), f"--user-data-dir={profile}", "about:blank"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        try:
-            port = debugging_port(profile / "DevToolsActivePort")
-            with connect(f"ws://127.0.0.1:{port[0]}{port[1]}", max_size=None) as socket:
-                whole = Browser(socket)
-                targets = whole.ask("Target.getTargets")["targetInfos"]
-                target = next(t["targetId"] for t in targets if t["type"] == "page")
-                address = f"ws://127.0.0.1:{port[0]}/devtools/page/{target}"
-                with connect(address, max_size=None) as own:
-                    shown = Browser(own)
-                    shown.ask("Network.enable")
-                    shown.ask("Page.enable")
-                    shown.ask("Page.navigate", url=page.as_uri())
-                    shown.wait_for("Page.loadEventFired")
-                    yield shown
-        finally:
-            process.kill()
-
-
-def debugging_port(path: Path) -> tuple[str, str]:
-    """Return the port and the path at which the browser listens, once it does."""
-    for _ in range(300):
-        if path.is_file() and re.fullmatch(r"\d+\n\S+", text := path.read_text().strip()):
-            port, address = text.split("\n")
-            return port, address
-        time.sleep(0.1)
-    pytest.fail("chromium did not open its debugging port in 30 seconds")
+    with browser_at(root / "profile") as shown:
+        shown.ask("Page.navigate", url=page.as_uri())
+        shown.wait_for("Page.loadEventFired")
+        yield shown
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -1,0 +1,274 @@
+"""A day at Prefect's page, done by a browser: start, watch, cancel, go on, look, promote, go back.
+
+    python -m tests.pages --out /tmp/pictures
+
+A toy graph whose training goes on from its checkpoint, two registered students, a Prefect server
+and a worker. Everything is clicked on the page, as a person would; the registry is asked what came
+of it. A schedule of one minute is switched on as well, and must fire twice. A picture of each step
+is kept, to be looked at.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dvc.repo import Repo
+
+from flows import server
+from stages.registry.promotion import promote, status
+from stages.tracking.store import open_store
+from tests.browser import Browser, browser_at
+from tests.registry_world import MODEL, other_student, register_now, write_world
+
+ROOT = Path(__file__).resolve().parent.parent
+DVC_YAML = """
+stages:
+  source:
+    cmd: cp seed.txt source.txt
+    deps: [seed.txt]
+    outs: [source.txt]
+  train:
+    cmd: python train.py
+    deps: [source.txt]
+    outs: [model.txt]
+    meta: {exclusive: true}
+  score:
+    cmd: cp model.txt score.txt
+    deps: [model.txt]
+    outs: [score.txt]
+"""
+TRAIN = """
+import pathlib, time
+step = pathlib.Path(".scratch/step"); step.parent.mkdir(exist_ok=True)
+at = int(step.read_text()) if step.exists() else 0
+print("going on from step", at, flush=True)
+for at in range(at, 40):
+    step.write_text(str(at))
+    if at % 5 == 0:
+        print("step", at, flush=True)
+    time.sleep(0.5)
+pathlib.Path("model.txt").write_text("40")
+"""
+# The innermost thing that can be clicked and has these words.
+CLICK = """
+(() => {
+  const words = %s, within = %s;
+  const label = e => (e.innerText || e.getAttribute('aria-label') || '').trim();
+  const found = [...document.querySelectorAll(within)]
+    .filter(e => e.getClientRects().length && label(e) === words);
+  if (!found.length) return false;
+  found[found.length - 1].click();
+  return true;
+})()
+"""
+CLICKABLE = "button, a, [role=menuitem], [role=option], .p-overflow-menu-item, .p-select-option"
+
+
+class Day:
+    """A browser at a server's page."""
+
+    def __init__(self, page: Browser, base: str, out: Path) -> None:
+        self.page, self.base, self.out, self.number = page, base, out, 0
+        size = {"width": 1440, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+        page.ask("Emulation.setDeviceMetricsOverride", **size)
+
+    def open(self, path: str) -> None:
+        self.page.ask("Page.navigate", url=f"{self.base}/{path}")
+
+    def says(self, words: str) -> bool:
+        return bool(self.page.evaluate(f"document.body.innerText.includes({json.dumps(words)})"))
+
+    def wait(self, words: str, seconds: float = 60) -> None:
+        """Wait until the page says something."""
+        self.until(lambda: self.says(words), seconds, f"'{words}'")
+
+    def until(self, what: Callable[[], Any], seconds: float, name: str) -> Any:
+        deadline = time.monotonic() + seconds
+        while not (found := what()):
+            if time.monotonic() > deadline:
+                self.picture("failed")
+                print(self.page.evaluate("document.body.innerText"))
+                raise AssertionError(f"{name} did not come about in {seconds} s")
+            time.sleep(0.3)
+        return found
+
+    def click(self, words: str, within: str = CLICKABLE) -> None:
+        script = CLICK % (json.dumps(words), json.dumps(within))
+        self.until(lambda: self.page.evaluate(script), 30, f"something to click: '{words}'")
+
+    def picture(self, name: str) -> None:
+        self.number += 1
+        time.sleep(1)
+        self.page.picture(self.out / f"{self.number:02}-{name}.png")
+        print(f"{self.number:02} {name}", flush=True)
+
+    def submit(self, deployment: str) -> None:
+        """Run a deployment from its form."""
+        self.open(f"deployments/deployment/{deployment}/run")
+        self.wait("Parameters")
+
+
+def ask(api_url: str, path: str, body: Any = None, method: str = "POST") -> Any:
+    request = urllib.request.Request(
+        f"{api_url}/{path}", None if body is None else json.dumps(body).encode(),
+        {"Content-Type": "application/json"}, method=method,
+    )  # fmt: skip
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        text = reply.read()
+    return json.loads(text) if text else None
+
+
+def make_world(folder: Path) -> None:
+    """Two registered students and a toy graph, in the working folder."""
+    Repo.init(str(folder), no_scm=True).close()
+    write_world(folder)
+    os.chdir(folder)
+    open_store()
+    register_now(folder)
+    other_student(folder, "capital")
+    register_now(folder)
+    (folder / "dvc.lock").unlink()
+    (folder / "dvc.yaml").write_text(DVC_YAML)
+    (folder / "train.py").write_text(TRAIN)
+    (folder / "seed.txt").write_text("seed\n")
+    for name in ("flows", "stages", "profiles", "prefect.yaml"):
+        (folder / name).symlink_to(ROOT / name)
+
+
+def champion() -> int | None:
+    found = status(open_store(), MODEL).get("champion")
+    return None if found is None else found.version
+
+
+def day(page: Day, api_url: str) -> None:
+    """Do it all."""
+    ids = {
+        f"{d['entrypoint'].partition(':')[2]}/{d['name']}": d["id"]
+        for d in ask(api_url, "deployments/filter", {})
+    }
+
+    def newest(deployment: str) -> dict[str, Any]:
+        wanted = {"deployments": {"id": {"any_": [ids[deployment]]}}}
+        runs = ask(api_url, "flow_runs/filter", wanted | {"sort": "EXPECTED_START_TIME_DESC"})
+        return next(run for run in runs if not run["auto_scheduled"])
+
+    def run(deployment: str) -> str:
+        """Fill in nothing, press Submit, and open the run's page."""
+        page.submit(ids[deployment])
+        page.click("Submit")
+        page.wait("scheduled")
+        run_id = newest(deployment)["id"]
+        page.open(f"runs/flow-run/{run_id}")
+        return str(run_id)
+
+    def ended(run_id: str, state: str, seconds: float = 120) -> None:
+        def there() -> bool:
+            return ask(api_url, f"flow_runs/{run_id}", None, "GET")["state"]["name"] == state
+
+        page.until(there, seconds, f"state {state}")
+        page.open(f"runs/flow-run/{run_id}")
+        page.wait(state)
+
+    minute = {"schedule": {"interval": 60}, "active": True}
+    begun = time.time()
+    made = ask(api_url, f"deployments/{ids['check/nightly']}/schedules", [minute])
+
+    page.open("deployments")
+    page.wait("weekly")
+    page.picture("deployments")
+    page.submit(ids["distillation/on-demand"])
+    page.picture("the form")
+    run_id = run("distillation/on-demand")
+    page.wait("going on from step 0")
+    page.picture("a run is watched")
+    page.wait("step 10")
+    page.click("Cancel")
+    page.picture("cancel is asked again")
+    page.click("Cancel", ".p-modal button")
+    ended(run_id, "Cancelled")
+    page.picture("the run is cancelled")
+    at = int(Path(".scratch/step").read_text())
+    assert 10 <= at < 39, at
+    assert not Path("model.txt").exists()
+
+    run_id = run("distillation/on-demand")
+    page.wait(f"going on from step {at}")
+    page.picture("the next run goes on")
+    ended(run_id, "Completed")
+    page.picture("it is complete")
+    page.open("artifacts/key/results")
+    page.wait("retention")
+    page.picture("the table")
+
+    assert champion() is None
+    ended(run("promote/on-demand"), "Completed")
+    assert champion() == 2
+    page.picture("promoted")
+    page.open("artifacts/key/promotion")
+    page.wait("is the champion")
+    page.picture("who, why, and the gate")
+    promote(open_store(), MODEL, 1)
+    assert champion() == 1
+    ended(run("rollback/on-demand"), "Completed")
+    assert champion() == 2
+    page.picture("rolled back")
+
+    def fired() -> list[dict[str, Any]]:
+        wanted = {"deployments": {"id": {"any_": [ids["check/nightly"]]}}}
+        runs = ask(api_url, "flow_runs/filter", wanted)
+        done = [r for r in runs if r["auto_scheduled"] and r["state"]["type"] == "COMPLETED"]
+        return done if len(done) > 1 else []
+
+    for found in page.until(fired, 180, "a schedule of a minute that fires twice"):
+        print(f"fired for {found['expected_start_time']}: {found['state']['name']}")
+    print(f"twice within {time.time() - begun:.0f} s of being switched on")
+    ask(api_url, f"deployments/{ids['check/nightly']}/schedules/{made[0]['id']}", method="DELETE")
+
+
+def main() -> None:
+    """Set the scene, live the day, and take everything down again."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
+    arguments = parser.parse_args()
+    out = arguments.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "project"
+        folder.mkdir()
+        make_world(folder)
+        os.environ |= {
+            "PREFECT_HOME": str(folder / ".prefect"),
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
+            "PYTHONPATH": str(folder),
+        }
+        started = server.start_server(folder, server.free_port())
+        worker = None
+        try:
+            server.wait_until_up(started)
+            os.environ |= {"PREFECT_API_URL": started.api_url, "PWD": str(folder)}
+            subprocess.run([sys.executable, "-m", "flows.deploy"], check=True)
+            command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "local"]
+            log = (out / "worker.log").open("wb")
+            worker = subprocess.Popen(command, stdout=log, stderr=log)
+            with browser_at(Path(name) / "profile") as browser:
+                day(Day(browser, started.page, out), started.api_url)
+        finally:
+            if worker is not None:
+                worker.send_signal(2)
+                worker.wait(60)
+            server.stop_server(started)
+
+
+if __name__ == "__main__":
+    main()
