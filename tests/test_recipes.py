@@ -169,6 +169,22 @@ def test_tinybert_attention_is_the_error_of_raw_scores() -> None:
     assert value(loss, batch)[0] == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_layers_above_those_that_are_read_are_not_run() -> None:
+    relations = {"kind": "relations", "num_heads": 4, "teacher_layer": 2, "student_layer": 2}
+    teacher, batch, ran = tiny_teacher().eval(), padded_batch(), []
+    for name, module in teacher.bert.encoder.named_modules():
+        module.register_forward_hook(lambda *_, name=name: ran.append(name))
+    (alone,) = losses_of(recipe(relations), teacher)
+    _, alone_sums = alone(batch, alone.counts(batch))
+    assert "layer.1.attention.self.key" in ran
+    assert not [name for name in ran if name.startswith("layer.2") or "layer.1.output" in name]
+    # With the whole student before it, and again after a pass that was cut short.
+    (both,) = losses_of(recipe(relations, {"kind": "soft_targets"}), teacher)
+    _, sums = both(batch, both.counts(batch))
+    assert sums[1] == alone_sums[0]
+    assert "layer.2.output.dense" in ran
+
+
 def test_layers_are_matched_as_published() -> None:
     assert evenly(4, 12, embeddings=True) == ((0, 0), (1, 3), (2, 6), (3, 9), (4, 12))
     assert [t - 1 for _, t in evenly(6, 12, embeddings=False)] == [1, 3, 5, 7, 9, 11]

@@ -1,19 +1,25 @@
 """Students that begin from another student, or learn from it, alone or beside the teacher."""
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoConfig
 
 from stages import params
+from stages.distillation.distill import distill
 from stages.distillation.phases import phase_losses, stretches
 from stages.errors import SettingsError, TrainingError
+from stages.files import read_json, sha256_of
 from stages.params import Recipe, Successor
 from stages.students.building import build
 from stages.training.triple_loss import FrozenTeacher
+from tests.kills import random_shards
 from tests.test_params import RECIPE, broken, mistakes
 from tests.test_recipes import MOBILE, NARROW, SETTINGS, padded_batch, value
-from tests.tiny_models import tiny_teacher
+from tests.tiny_models import ALONE, tiny_teacher
+from tests.tiny_pipeline import save_teacher, settings
 
 DISTILBERT = {"kind": "distilbert", "num_layers": 3}
 SOFT = {"kind": "soft_targets"}
@@ -176,3 +182,59 @@ def test_recipes_come_after_those_they_need(tmp_path: Path) -> None:
         broken(tmp_path, successors={"third": after("second"), "second": after("distilbert")})
     )
     assert list(settings.recipes) == ["distilbert", "mlm_only", "second", "third"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher and shards of random rows."""
+    folder = tmp_path_factory.mktemp("world")
+    save_teacher(folder / "teacher")
+    vocabulary = AutoConfig.from_pretrained(folder / "teacher").vocab_size
+    random_shards(folder / "shards", vocabulary)
+    return folder
+
+
+def distilled(world: Path, student: str, successor: dict[str, object], after: str | None = None):
+    """Run the stage in this process; return its report and the folder of the student."""
+    chosen = settings(world / "teacher", sha256_of(world / "teacher" / "model.safetensors"))
+    chosen["distill"]["schedule"]["num_steps"] = 2
+    chosen["students"]["untrained"] = RECIPE | {
+        "architecture": {"kind": "distilbert", "num_layers": 2},
+        "initialise": {"kind": "layers", "layers": [0, 2]},
+        "phases": [],
+    }
+    params_given = params.Params.model_validate(chosen | {"successors": {"next": successor}})
+    students, report = world / "students", world / f"{student}.json"
+    arguments = Namespace(
+        student=student, teacher=world / "teacher", shards=world / "shards",
+        out=students / student, report=report, curve=world / f"{student}.csv",
+        after=after and students / after,
+    )  # fmt: skip
+    distill(arguments, params_given, ALONE)
+    return read_json(report), students / student
+
+
+def test_untrained_student_is_made_at_no_cost_and_another_goes_on_from_it(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(world)
+    successor = {
+        "after": "untrained",
+        "architecture": {"kind": "distilbert", "num_layers": 2},
+        "initialise": {"kind": "student"},
+        "taught_by": ["teacher", "untrained"],
+        "phases": [{"name": "only", "objectives": [SOFT]}],
+    }
+    untrained, folder = distilled(world, "untrained", successor)
+    assert untrained["heldout"] == untrained["initial_heldout"]
+    assert (untrained["num_steps"], untrained["seconds"], untrained["phases"]) == (0, 0, [])
+    assert (world / "untrained.csv").read_text().strip() == "step,loss"
+    assert (folder / "tokenizer.json").exists()
+    trained, _ = distilled(world, "next", successor, "untrained")
+    # It begins where the other ended; both are measured by the teacher.
+    assert trained["initial_heldout"] == untrained["heldout"]
+    assert trained["num_steps"] == 2
+    assert trained["taught_by"] == ["teacher", "untrained"]
+    assert trained["model_sha256"] != untrained["model_sha256"]
+    with pytest.raises(SettingsError, match="--after: next needs the folder of untrained"):
+        distilled(world, "next", successor)

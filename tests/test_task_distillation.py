@@ -9,7 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+)
 
 from stages.distillation.layer_terms import layer_term
 from stages.errors import SettingsError
@@ -49,9 +54,8 @@ def loss_of(num_labels: int = 3, **phase: object) -> TaskDistillation:
         layer_term(objective, student.config, teacher.config, projections)
         for objective in settings.objectives
     ]
-    return TaskDistillation(
-        student, teacher, settings, terms, projections, regression=num_labels == 1
-    )
+    kind = "regression" if num_labels == 1 else "classification"
+    return TaskDistillation(student, teacher, settings, terms, projections, kind=kind)
 
 
 def logits(loss: TaskDistillation) -> tuple[torch.Tensor, torch.Tensor]:
@@ -90,6 +94,36 @@ def test_regression_learns_the_teachers_numbers_or_the_labels() -> None:
         loss = loss_of(1, **phase)
         total, _ = loss(gold, loss.counts(gold))
         torch.testing.assert_close(total, F.mse_loss(mine[:, 0], target))
+
+
+def test_second_distillation_on_squad_is_half_labels_and_half_the_teachers_spans() -> None:
+    """DistilBERT (D): 0.5 x the mean of two cross-entropies + 0.5 x that of two KL at T = 2."""
+    models = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        config = classifier(2, seed, 2).config
+        models.append(BertForQuestionAnswering(config))
+    phase = TaskPhase(
+        name="d", labels=0.5, soft_targets=0.5, temperature=2, num_epochs=1, learning_rate=0.1
+    )
+    loss = TaskDistillation(*models, phase, [], nn.ModuleDict(), kind="span")
+    batch = BATCH | {"labels": torch.tensor([[1, 2], [0, 0], [2, 2]])}
+    total, _ = loss(batch, loss.counts(batch))
+    inputs = {name: x for name, x in BATCH.items() if name != "labels"}
+    expected = 0.0
+    for side, name in enumerate(("start_logits", "end_logits")):
+        mine, theirs = (model(**inputs)[name] for model in models)
+        expected += (
+            F.cross_entropy(
+                mine.masked_fill(BATCH["attention_mask"] == 0, -1e9), batch["labels"][:, side]
+            )
+            / 4
+        )
+        for row, real in enumerate((4, 3, 4)):
+            soft = (theirs[row, :real] / 2).softmax(-1)
+            kl = (soft * (soft.log() - (mine[row, :real] / 2).log_softmax(-1))).sum()
+            expected += 4 * kl / 3 / 4
+    torch.testing.assert_close(total, expected)
 
 
 def test_layers_learn_without_any_answer() -> None:
@@ -175,17 +209,17 @@ def test_tinybert_learns_a_task_from_augmented_text(
     ]  # fmt: skip
     augmentation = {"glove": str(glove), "num_variants": 2, "num_variants_by_task": {"sst2": 3}}
     params = settings_with(
-        tmp_path, task_distillation={"phases": phases, "augmentation": augmentation}
+        tmp_path, task_distillation={"td": {"phases": phases, "augmentation": augmentation}}
     )
     folders = (tmp_path / "teacher", tmp_path / "student", task)
-    report = distil_task(*folders, params, ALONE, tmp_path / "report.json")
+    report = distil_task(*folders, "td", params, ALONE, tmp_path / "report.json")
     assert 48 < report["num_train"] <= 4 * 48
     assert 0 <= report["score"]["median"] <= 100
     assert read_json(tmp_path / "report.json")["teacher_score"] == report["teacher_score"]
     assert not list((tmp_path / ".scratch").glob("distil-task-*"))
 
 
-def test_command_says_that_it_has_no_settings(task: Path, tmp_path: Path) -> None:
+def test_recipe_that_is_not_there_is_refused(task: Path, tmp_path: Path) -> None:
     params = settings_with(tmp_path)
-    with pytest.raises(SettingsError, match="task_distillation is null"):
-        distil_task(tmp_path, tmp_path, task, params, ALONE, tmp_path / "report.json")
+    with pytest.raises(SettingsError, match=r"--recipe pd: .* has none: give it a recipe"):
+        distil_task(tmp_path, tmp_path, task, "pd", params, ALONE, tmp_path / "report.json")

@@ -1,7 +1,8 @@
 """Train one student from the teacher on the corpus, as its recipe in params.yaml says.
 
 Reads the teacher and the shards; writes the student as a stock model, a report and a loss curve.
-A recipe's phases follow each other, each with its own checkpoints.
+A recipe's phases follow each other, each with its own checkpoints; without any, the student is
+written as it is initialised.
 Killed anywhere, the same command goes on from its last checkpoint to the identical student.
 Run by hand, on two processes: torchrun --nproc-per-node 2 -m stages.distillation.distill ...
 """
@@ -122,7 +123,8 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
                     listener=following(outcomes, listener),
                 )
             )
-    outcome = joined(outcomes)
+    nothing = Outcome(0, 0.0, processes.device.type, processes.world_size, [])
+    outcome = joined(outcomes or [nothing])
     if not processes.is_first:
         return
     num_sequences = sum(s.num_steps * s.schedule.batch_sequences for s in plan)
@@ -131,7 +133,7 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
         "training": training.fingerprint,
         "num_parameters": num_parameters(student),
         "num_layers": student.config.num_hidden_layers,
-        "batch_sequences": plan[-1].schedule.batch_sequences,
+        "batch_sequences": plan[-1].schedule.batch_sequences if plan else 0,
         "temperature": settings.temperature,
         "positions": settings.positions,
         "weights": {name: weight for loss in losses for name, weight in loss.weights.items()},

@@ -66,11 +66,16 @@ class PhaseLoss(nn.Module):
     def forward(self, batch: Batch, counts: list[float]) -> tuple[Tensor, Tensor]:
         """Return the weighted loss of a micro-batch, and each term's sum."""
         inputs = batch["input_ids"], batch["attention_mask"]
-        student = look(self.student, *inputs, self.student_taps)
-        teacher = None if self.teacher is None else self.teacher.look(batch, self.teacher_taps)
-        total, sums = student.last_BSD.new_zeros(()), []
+        # Layers above those that an objective reads are not run.
+        student = look(self.student, *inputs, self.student_taps, to_the_end=self.triple is not None)
+        teacher = None
+        if self.teacher is not None:
+            asks = self.triple is not None and self.triple.teacher is not None
+            teacher = self.teacher.look(batch, self.teacher_taps, to_the_end=asks)
+        total, sums = torch.zeros((), device=inputs[0].device), []
         num_triple = len(self.terms) - len(self.layer_terms)
         if self.triple is not None:
+            assert student.last_BSD is not None
             taught_BSD = teacher.last_BSD if teacher and self.triple.teacher else None
             total, triple_sums = self.triple.of_states(
                 student.last_BSD, taught_BSD, batch, counts[:num_triple]

@@ -1,6 +1,6 @@
 """Distil a fine-tuned teacher into a student on one task, with every seed, and score it.
 
-PD, BERT-PKD and TinyBERT's second stage, by the phases of `evaluation.task_distillation`. The
+PD, BERT-PKD and TinyBERT's second stage, by a recipe of `evaluation.task_distillation`. The
 teacher is fine-tuned first, as `evaluation.finetune` says; the student's text may be augmented.
 Reads two stock model folders and a task's examples; writes a report like fine-tuning's. Killed
 anywhere, the same command goes on from the last teacher, text or seed that was finished.
@@ -23,12 +23,11 @@ from stages.distillation.layer_terms import layer_term
 from stages.distillation.phases import draw, hold_unreached
 from stages.errors import SettingsError
 from stages.evaluation.augmentation import Augmenter, read_glove
-from stages.evaluation.classifier import open_classifier
 from stages.evaluation.examples import ShuffledBatches, read_rows
 from stages.evaluation.finetune import finetune_once, spread, tune, tuning_schedule
 from stages.evaluation.metrics import headline
 from stages.evaluation.task_distillation import TaskDistillation
-from stages.evaluation.task_models import Split, answers, read_split, scored
+from stages.evaluation.task_models import Split, answers, open_model, read_split, scored
 from stages.files import atomic_output, read_json, scratch, sha256_of, sha256_of_tree, write_json
 from stages.params import Augmentation, Params, load
 from stages.params import TaskDistillation as Settings
@@ -40,21 +39,26 @@ def distil_task(
     teacher_folder: Path,
     student_folder: Path,
     task_folder: Path,
+    recipe: str,
     params: Params,
     processes: Processes,
     out: Path,
 ) -> dict[str, Any]:
-    """Write the report of one student on one task to `out`, and return it."""
-    settings = params.evaluation.task_distillation
-    if settings is None:
-        raise SettingsError("params.yaml: evaluation.task_distillation is null: give it phases")
+    """Write the report of one student on one task by one recipe to `out`, and return it."""
+    known = params.evaluation.task_distillation
+    if recipe not in known:
+        raise SettingsError(
+            f"--recipe {recipe}: evaluation.task_distillation in params.yaml has "
+            f"{', '.join(known) or 'none: give it a recipe with phases'}"
+        )
+    settings = known[recipe]
     task = read_json(task_folder / "task.json")
-    if task["kind"] == "span":
-        raise SettingsError(f"{task['name']}: distillation is for classes and numbers, not spans")
+    if task["kind"] == "span" and settings.augmentation is not None:
+        raise SettingsError(f"{task['name']}: the answers of changed texts are not known")
     # Where fine-tuning has a grid, the teacher takes its first choice.
     tuning = params.evaluation.finetune.choices(task["name"])[0]
     workspace = scratch(
-        f"distil-task-{student_folder.name}-{task['name']}",
+        f"distil-task-{recipe}-{student_folder.name}-{task['name']}",
         settings.model_dump(mode="json"),
         tuning.model_dump(mode="json"),
         *(sha256_of(folder / "model.safetensors") for folder in (teacher_folder, student_folder)),
@@ -75,7 +79,7 @@ def distil_task(
         )
         with atomic_output(tuned) as target:
             teacher.save_pretrained(target)
-    teacher = open_classifier(tuned, task["labels"], 0.0, 0).to(processes.device).eval()
+    teacher = open_model(tuned, task, 0.0, 0).to(processes.device).eval()
     given = {split: answers(teacher, examples, task) for split, examples in judged.items()}
     text = task_folder
     if settings.augmentation is not None:
@@ -106,6 +110,7 @@ def distil_task(
     names = list(done[0]["metrics"])
     report = {
         "model": student_folder.name,
+        "recipe": recipe,
         "task": task["name"],
         "title": task["title"],
         "score": spread([headline(result["metrics"], task["scored_by"]) for result in done]),
@@ -132,7 +137,7 @@ def _distil_once(
     seed: int,
 ) -> PreTrainedModel:
     """Take a student through every phase, and return it."""
-    student = open_classifier(student_folder, task["labels"], settings.dropout, seed)
+    student = open_model(student_folder, task, settings.dropout, seed)
     student = student.to(processes.device)
     projections = nn.ModuleDict()
     losses = []
@@ -142,9 +147,8 @@ def _distil_once(
             for objective in phase.objectives
         ]
         found = [term for term in terms if term is not None]
-        regression = task["kind"] == "regression"
         losses.append(
-            TaskDistillation(student, teacher, phase, found, projections, regression=regression)
+            TaskDistillation(student, teacher, phase, found, projections, kind=task["kind"])
         )
     draw(projections, seed, student.config.initializer_range)
     projections.to(processes.device)
@@ -204,13 +208,15 @@ def main(arguments: argparse.Namespace) -> None:
             arguments.teacher,
             arguments.student,
             arguments.task_data,
+            arguments.recipe,
             load(),
             processes,
             arguments.report,
         )
     log.info(
-        "%s on %s: median %.1f, its teacher %.1f",
+        "%s by %s on %s: median %.1f, its teacher %.1f",
         report["model"],
+        report["recipe"],
         report["title"],
         report["score"]["median"],
         report["teacher_score"],
@@ -218,4 +224,8 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run(main, parser_for(__doc__, ["teacher", "student", "task-data", "report"]))
+    parser = parser_for(__doc__, ["teacher", "student", "task-data", "report"])
+    parser.add_argument(
+        "--recipe", required=True, help="a name under evaluation.task_distillation in params.yaml"
+    )
+    run(main, parser)

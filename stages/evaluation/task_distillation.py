@@ -2,6 +2,7 @@
 
 PD (Turc et al. 2019) and TinyBERT's prediction phase have soft targets alone, BERT-PKD (Sun et al.
 2019) labels, soft targets and patience, TinyBERT's intermediate phase attention and hidden states.
+DistilBERT (D) has labels and soft targets of where an answer begins and where it ends.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from stages.distillation.layer_terms import LayerTerm
-from stages.objectives.soft_targets import soft_target_kl
+from stages.objectives.soft_targets import soft_target_kl, span_ce, span_kl
 from stages.params import TaskPhase
 from stages.students.taps import Seen, Taps, watch
 from stages.training.batches import Batch
@@ -29,13 +30,14 @@ class TaskDistillation(nn.Module):
         layer_terms: Sequence[LayerTerm],
         projections: nn.ModuleDict,
         *,
-        regression: bool,
+        kind: str,
     ) -> None:
+        """Take both models, both with a head for the task; `kind` is the task's."""
         super().__init__()
         self.student, self.projections = student, projections
         # In a tuple it is no module of this one: nothing trains it, wraps it or saves it.
         self._teacher = (teacher.eval().requires_grad_(False),)
-        self.phase, self.regression, self.layer_terms = phase, regression, tuple(layer_terms)
+        self.phase, self.kind, self.layer_terms = phase, kind, tuple(layer_terms)
         weights = {"labels": phase.labels, "soft_targets": phase.soft_targets}
         self.answer_terms = {name: weight for name, weight in weights.items() if weight > 0}
         self.terms = (*self.answer_terms, *(term.name for term in self.layer_terms))
@@ -47,7 +49,7 @@ class TaskDistillation(nn.Module):
     def counts(self, batch: Batch) -> list[float]:
         """Return the number of examples, times classes where the reduction says so."""
         examples = len(batch["labels"])
-        is_upstream = self.phase.reduction == "upstream" and not self.regression
+        is_upstream = self.phase.reduction == "upstream" and self.kind == "classification"
         soft = examples * (self.student.config.num_labels if is_upstream else 1)
         of = {"labels": examples, "soft_targets": soft}
         counts = [of[name] for name in self.answer_terms]
@@ -59,35 +61,57 @@ class TaskDistillation(nn.Module):
 
     def forward(self, batch: Batch, counts: list[float]) -> tuple[Tensor, Tensor]:
         """Return the weighted loss of a micro-batch, and each term's sum."""
-        logits_BC, mine = _answer(self.student, batch, self.student_taps)
+        logits, mine = _answer(self.student, batch, self.student_taps)
         with torch.no_grad():
-            taught_BC, theirs = _answer(self._teacher[0], batch, self.teacher_taps)
+            taught, theirs = _answer(self._teacher[0], batch, self.teacher_taps)
         sums = {}
         if "labels" in self.answer_terms:
-            sums["labels"] = self._with_labels(logits_BC, batch["labels"])
+            sums["labels"] = self._with_labels(logits, batch)
         if "soft_targets" in self.answer_terms:
-            sums["soft_targets"] = self._with_teacher(logits_BC, taught_BC)
+            sums["soft_targets"] = self._with_teacher(logits, taught, batch)
         weights = [*self.answer_terms.values(), *(term.weight for term in self.layer_terms)]
         values = [*sums.values(), *(term.sum(mine, theirs, batch) for term in self.layer_terms)]
-        total = logits_BC.new_zeros(())
+        total = logits.new_zeros(())
         for weight, value, count in zip(weights, values, counts, strict=True):
             total = total + weight / max(count, 1) * value
         return total, torch.stack([value.detach().float() for value in values])
 
-    def _with_labels(self, logits_BC: Tensor, labels_B: Tensor) -> Tensor:
-        if self.regression:
-            return F.mse_loss(logits_BC[:, 0], labels_B, reduction="sum")
-        return F.cross_entropy(logits_BC, labels_B, reduction="sum")
+    def _with_labels(self, logits: Tensor, batch: Batch) -> Tensor:
+        labels, mask_BS = batch["labels"], batch["attention_mask"]
+        if self.kind == "regression":
+            return F.mse_loss(logits[:, 0], labels, reduction="sum")
+        if self.kind == "span":
+            begin_BS, end_BS = logits.masked_fill(mask_BS[:, :, None] == 0, -1e4).unbind(-1)
+            return span_ce(begin_BS, end_BS, *labels.unbind(-1)).sum
+        return F.cross_entropy(logits, labels, reduction="sum")
 
-    def _with_teacher(self, logits_BC: Tensor, taught_BC: Tensor) -> Tensor:
-        if self.regression:
-            return F.mse_loss(logits_BC, taught_BC, reduction="sum")
-        return soft_target_kl(logits_BC, taught_BC, self.phase.temperature).sum
+    def _with_teacher(self, logits: Tensor, taught: Tensor, batch: Batch) -> Tensor:
+        temperature = self.phase.temperature
+        if self.kind == "regression":
+            return F.mse_loss(logits, taught, reduction="sum")
+        if self.kind == "span":
+            (begin_BS, end_BS), (taught_begin_BS, taught_end_BS) = (
+                x.unbind(-1) for x in (logits, taught)
+            )
+            return span_kl(
+                begin_BS,
+                end_BS,
+                taught_begin_BS,
+                taught_end_BS,
+                temperature,
+                batch["attention_mask"],
+            ).sum
+        return soft_target_kl(logits, taught, temperature).sum
 
 
 def _answer(model: PreTrainedModel, batch: Batch, taps: Taps) -> tuple[Tensor, Seen]:
+    """Return logits, B x C or for spans B x S x 2, and what the taps ask for."""
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     if getattr(model.config, "type_vocab_size", 0) > 1:
         inputs["token_type_ids"] = batch["token_type_ids"]
     output, hidden, attention = watch(model, inputs, taps)
-    return output.logits, Seen(output.logits, hidden, attention)
+    if "start_logits" in output:
+        logits = torch.stack([output.start_logits, output.end_logits], dim=-1)
+    else:
+        logits = output.logits
+    return logits, Seen(None, hidden, attention)

@@ -41,7 +41,8 @@ def score_mse(
     query_BS = torch.ones_like(mask_BS) if upstream else mask_BS
     total = _compare(student, teacher, mask_BS, query_BS, "mse")
     batch, num_heads, length = student.queries_BHSd.shape[:3]
-    pairs = batch * length**2 if upstream else int(attention_mask_BS.sum(dim=1).square().sum())
+    # Counts stay on the device: reading one would make the host wait for it in every step.
+    pairs = batch * length**2 if upstream else attention_mask_BS.sum(dim=1).square().sum()
     return Term(total, pairs * num_heads)
 
 
@@ -56,7 +57,7 @@ def distribution_kl(
     mask_BS = attention_mask_BS.to(torch.float32)
     query_BS = torch.ones_like(mask_BS) if upstream else mask_BS
     total = _compare(student, teacher, mask_BS, query_BS, "ce" if upstream else "kl")
-    num_queries = attention_mask_BS.numel() if upstream else int(attention_mask_BS.sum())
+    num_queries = attention_mask_BS.numel() if upstream else attention_mask_BS.sum()
     return Term(total, num_queries * student.queries_BHSd.shape[1])
 
 
@@ -92,7 +93,7 @@ def relation_kl(
         query_BS,
         "kl",
     )
-    return Term(total, len(mask_BS) if per_sequence else int(attention_mask_BS.sum()))
+    return Term(total, len(mask_BS) if per_sequence else attention_mask_BS.sum())
 
 
 def _relation(states_BSD: Tensor, num_heads: int) -> Heads:

@@ -30,7 +30,7 @@ def state_mse(
     if attention_mask_BS is None:
         return Term(squared_BSD.sum(), squared_BSD.numel())
     weights_BS = attention_mask_BS.to(squared_BSD.dtype)
-    num_positions = int(torch.count_nonzero(attention_mask_BS))
+    num_positions = torch.count_nonzero(attention_mask_BS)
     return Term((squared_BSD.sum(dim=-1) * weights_BS).sum(), num_positions * squared_BSD.shape[-1])
 
 

@@ -90,8 +90,9 @@ class Evaluation(Settings):
     """The student trained without distillation that the others are compared with."""
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
     finetune: FineTune
-    task_distillation: TaskDistillation | None = None
-    """Of `python -m stages.evaluation.distil_task` (docs/recipes.md), which no stage runs."""
+    task_distillation: dict[Name, TaskDistillation] = Field(default_factory=dict)
+    """Recipes of `python -m stages.evaluation.distil_task` (docs/recipes.md), which no stage runs.
+    """
     speed: SpeedTest
 
     @model_validator(mode="after")

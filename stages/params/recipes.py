@@ -104,7 +104,8 @@ class Recipe(Settings):
 
     architecture: Annotated[Shape | MobileBertShape, Field(discriminator="kind")]
     initialise: Initialise
-    phases: list[Phase] = Field(min_length=1)
+    phases: list[Phase]
+    """Empty leaves the student as it is initialised: the baseline that costs nothing."""
     taught_by: list[Name] = Field(default=[TEACHER], min_length=1)
     """`teacher`, and for a successor the student that it comes after. Soft targets of several are
     averaged; hidden states, attention and copied layers are the first one's."""

@@ -7,7 +7,7 @@ values of the layers asked for to whoever is looking. Scores are never formed he
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -63,7 +63,8 @@ class Taps:
 class Seen:
     """What a forward pass gave: the last hidden states, and whatever was tapped."""
 
-    last_BSD: Tensor
+    last_BSD: Tensor | None
+    """None where the pass ended at the last layer that was tapped."""
     hidden: dict[int, Tensor]
     attention: dict[int, Attention]
 
@@ -71,8 +72,14 @@ class Seen:
 @dataclass(slots=True)
 class _Recorder:
     wanted: frozenset[int]
+    stops: bool = False
+    """Whether the pass ends with the last layer wanted."""
     num_seen: int = 0
     kept: dict[int, Attention] = field(default_factory=dict)
+
+
+class _Enough(Exception):  # noqa: N818
+    """All that was wanted has been seen."""
 
 
 _looking: ContextVar[_Recorder | None] = ContextVar("looking", default=None)
@@ -86,6 +93,8 @@ def _tapped_attention(
         recorder.num_seen += 1
         if recorder.num_seen in recorder.wanted:
             recorder.kept[recorder.num_seen] = Attention(query, key, value, kwargs["scaling"])
+        if recorder.stops and recorder.num_seen == max(recorder.wanted):
+            raise _Enough
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
@@ -94,11 +103,18 @@ AttentionMaskInterface.register(TAPPED, sdpa_mask)
 
 
 def look(
-    model: PreTrainedModel, input_ids_BS: Tensor, attention_mask_BS: Tensor, taps: Taps
+    model: PreTrainedModel,
+    input_ids_BS: Tensor,
+    attention_mask_BS: Tensor,
+    taps: Taps,
+    *,
+    to_the_end: bool = True,
 ) -> Seen:
     """Run a model's encoder and return its last hidden states with what the taps ask for.
 
-    Where they ask for nothing, padding is not computed (stages/students/heads.py).
+    Where they ask for nothing, padding is not computed (stages/students/heads.py). Where they ask
+    for attention alone and the last hidden states are not wanted (`to_the_end=False`), nothing
+    after the last layer's queries, keys and values is computed: MiniLMv2 reads layer 21 of 24.
 
     Raises:
         TeacherError: as `watch`.
@@ -106,6 +122,11 @@ def look(
     if taps == Taps():
         return Seen(encode(model, input_ids_BS, attention_mask_BS), {}, {})
     inputs = {"input_ids": input_ids_BS, "attention_mask": attention_mask_BS}
+    if not to_the_end and not taps.hidden:
+        with _recording(model, taps.attention, stops=True) as recorder, suppress(_Enough):
+            model.base_model(**inputs)
+        _check_seen(model, recorder, max(taps.attention))
+        return Seen(None, {}, recorder.kept)
     output, hidden, attention = watch(model.base_model, inputs, taps)
     return Seen(output.last_hidden_state, hidden, attention)
 
@@ -122,11 +143,7 @@ def watch(
     num_layers = model.config.num_hidden_layers
     with _recording(model, taps.attention) as recorder:
         output = model(**inputs, output_hidden_states=sorted(taps.hidden) if taps.hidden else False)
-    if recorder.num_seen != num_layers:
-        raise TeacherError(
-            f"{type(model).__name__} has {num_layers} layers, but attention was seen "
-            f"{recorder.num_seen} times: objectives on its layers cannot be used with it"
-        )
+    _check_seen(model, recorder, num_layers)
     hidden: dict[int, Tensor] = {}
     if taps.hidden:
         if len(output.hidden_states) != num_layers + 1:
@@ -138,9 +155,20 @@ def watch(
     return output, hidden, recorder.kept
 
 
+def _check_seen(model: PreTrainedModel, recorder: _Recorder, expected: int) -> None:
+    if recorder.num_seen != expected:
+        num_layers = model.config.num_hidden_layers
+        raise TeacherError(
+            f"{type(model).__name__} has {num_layers} layers, but attention was seen "
+            f"{recorder.num_seen} times: objectives on its layers cannot be used with it"
+        )
+
+
 @contextmanager
-def _recording(model: PreTrainedModel, wanted: Iterable[int]) -> Iterator[_Recorder]:
-    recorder = _Recorder(frozenset(wanted))
+def _recording(
+    model: PreTrainedModel, wanted: Iterable[int], *, stops: bool = False
+) -> Iterator[_Recorder]:
+    recorder = _Recorder(frozenset(wanted), stops)
     before = model.config._attn_implementation
     model.set_attn_implementation(TAPPED)
     token = _looking.set(recorder)

@@ -59,10 +59,11 @@ class FrozenTeacher:
             raise TrainingError("the teacher was put into training mode: its targets are random")
 
     @torch.no_grad()
-    def look(self, batch: Batch, taps: Taps) -> Seen:
+    def look(self, batch: Batch, taps: Taps, *, to_the_end: bool = True) -> Seen:
         """Return the last hidden states, and what taps ask for beside them."""
         self._refuse_training_mode()
-        return look(self._model, batch["input_ids"], batch["attention_mask"], taps)
+        inputs = batch["input_ids"], batch["attention_mask"]
+        return look(self._model, *inputs, taps, to_the_end=to_the_end)
 
     @torch.no_grad()
     def head(self, hidden_ND: Tensor) -> Head:
