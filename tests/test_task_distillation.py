@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import prune
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -18,8 +19,10 @@ from transformers import (
 
 from stages.distillation.layer_terms import layer_term
 from stages.errors import SettingsError
+from stages.evaluation.classifier import open_classifier
 from stages.evaluation.distil_task import distil_task
 from stages.evaluation.task_distillation import TaskDistillation
+from stages.export.compressed import compress, prune_smallest
 from stages.files import read_json, write_json
 from stages.params import TaskPhase, load
 from tests.conftest import ROOT
@@ -223,3 +226,47 @@ def test_recipe_that_is_not_there_is_refused(task: Path, tmp_path: Path) -> None
     params = settings_with(tmp_path)
     with pytest.raises(SettingsError, match=r"--recipe pd: .* has none: give it a recipe"):
         distil_task(tmp_path, tmp_path, task, "pd", params, ALONE, tmp_path / "report.json")
+
+
+def smaller(task: Path, tmp_path: Path, ways: dict[str, float | None]) -> dict[str, object]:
+    """Make the teacher of a task smaller in one way; return its report."""
+    save_model(tmp_path / "teacher", 2)
+    params = settings_with(tmp_path)
+    reports = compress(tmp_path / "teacher", task, ways, params, ALONE, tmp_path / "beside")
+    ((name, report),) = reports.items()
+    assert read_json(tmp_path / "beside" / name / "sst2.json") == report
+    assert report["model"] == "teacher"
+    assert report["score"]["median"] >= 50
+    return report
+
+
+NUM_WEIGHTS, NUM_MAPPED = 7506, 2 * (4 * 16**2 + 2 * 16**2)
+"""Of the classifier made from the tiny teacher, and in the linear maps of its encoder."""
+
+
+def test_pruned_weights_stay_at_zero_through_fine_tuning(task: Path, tmp_path: Path) -> None:
+    report = smaller(task, tmp_path, {"pruned_75": 0.75})
+    left = NUM_WEIGHTS - 3 * NUM_MAPPED // 4
+    assert report["num_parameters"] == left
+    assert report["weights_megabytes"] == pytest.approx((4 * left + NUM_MAPPED / 8) / 1e6, abs=6e-4)
+
+
+def test_the_smallest_weights_of_all_layers_go(tmp_path: Path) -> None:
+    save_model(tmp_path, 2)
+    model = open_classifier(tmp_path, ["a", "b"], 0.0, 0)
+    before = {name: p.detach().clone() for name, p in model.bert.encoder.named_parameters()}
+    maps = prune_smallest(model, 0.5)
+    assert len(maps) == 2 * 6
+    for linear in maps:
+        prune.remove(linear, "weight")
+    after = dict(model.bert.encoder.named_parameters())
+    kept = {name: after[name] != 0 for name in before if before[name].ndim == 2}
+    largest_gone = max(before[name][~there].abs().max().item() for name, there in kept.items())
+    smallest_left = min(before[name][there].abs().min().item() for name, there in kept.items())
+    assert largest_gone <= smallest_left
+
+
+@pytest.mark.slow
+def test_eight_bits_are_scored_like_any_model(task: Path, tmp_path: Path) -> None:
+    report = smaller(task, tmp_path, {"int8": None})
+    assert (report["runtime"], report["num_parameters"]) == ("ONNX INT8", NUM_WEIGHTS)
