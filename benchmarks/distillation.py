@@ -5,6 +5,8 @@
 
 Both train the same student from the same teacher on the same batches with the same triple loss,
 in turn, step by step, in one process; each one's peak memory is taken in a process of its own.
+In the one process the published step, too, finds the memory of its last step kept, which it would
+not in its own (stages/training/memory.py): that flatters it by a few per cent.
 Prints tokens per second, their ratio, peak memory, and how near each comes to the limit that this
 machine's matrix products set, measured in the same run (benchmarks/limit.py).
 """

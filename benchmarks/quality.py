@@ -2,15 +2,18 @@
 
     python -m benchmarks.quality --teacher models/teacher --shards data/shards --minutes 20
 
-Both start from the same student and see the same corpus; each plans its steps, and with them its
+All start from the same student and see the same corpus; each plans its steps, and with them its
 learning rate, from its own speed. What counts is the held-out divergence from the teacher (nats a
-token, T = 1). The engine may use whatever it offers: precision, positions, batch, learning rate.
+token, T = 1). The engine may use whatever it offers: precision, positions, batch, learning rate;
+of positions and precisions, every pair of those given has a turn of the same length.
 """
 
 import argparse
 import copy
+import itertools
 import logging
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -62,7 +65,9 @@ class Race:
             step({k: v.to(self.device) for k, v in batches(number).items()})
         return student, time.perf_counter() - begun
 
-    def engine(self, num_steps: int) -> tuple[torch.nn.Module, float]:
+    def engine(
+        self, num_steps: int, *, positions: str, precision: str
+    ) -> tuple[torch.nn.Module, float]:
         """Return a student after some of the engine's steps, and the seconds they took."""
         given = self.arguments
         student = copy.deepcopy(self.student)
@@ -72,12 +77,12 @@ class Race:
             FrozenTeacher(self.teacher),
             WEIGHTS,
             temperature=TEMPERATURE,
-            positions=given.positions,
+            positions=positions,
         )
         outcome = train(
             objective,
             MaskedBatches(self.sequences, given.engine_batch, 0, Masking(), given.sampled_fraction),
-            self.schedule(num_steps, given.engine_batch, given.learning_rate, given.precision),
+            self.schedule(num_steps, given.engine_batch, given.learning_rate, precision),
             num_steps,
             Launch(micro_batch_sequences=given.engine_batch),
             Processes(0, 1, self.device),
@@ -99,15 +104,17 @@ class Race:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Run both and say how long each took to come how near."""
+    """Run all and say how long each took to come how near."""
     logging.disable(logging.INFO)
     race = Race(arguments)
     print(f"before training: held-out KL {race.divergence(race.student):.4f}", flush=True)
     budget = 60 * arguments.minutes
-    for name, run, seconds, trial_steps in (
-        ("published", race.published, budget, TRIAL_STEPS - 1),
-        ("engine", race.engine, budget * arguments.share, TRIAL_STEPS),
-    ):
+    runs = [("published", race.published, budget, TRIAL_STEPS - 1)]
+    for positions, precision in itertools.product(arguments.positions, arguments.precision):
+        run = partial(race.engine, positions=positions, precision=precision)
+        name = f"engine, {positions}, {precision}"
+        runs.append((name, run, budget * arguments.share, TRIAL_STEPS))
+    for name, run, seconds, trial_steps in runs:
         _, trial = run(TRIAL_STEPS)
         num_steps = max(1, round(seconds * trial_steps / trial))
         begun = time.perf_counter()
@@ -133,9 +140,13 @@ def parsed(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8, help="sequences a published step")
     parser.add_argument("--engine-batch", type=int, default=8, help="sequences an engine step")
     parser.add_argument("--learning-rate", type=float, default=5e-4, help="of the engine")
-    parser.add_argument("--positions", choices=("all", "masked", "sampled"), default="sampled")
+    parser.add_argument(
+        "--positions", nargs="+", choices=("all", "masked", "sampled"), default=["sampled"]
+    )
     parser.add_argument("--sampled-fraction", type=float, default=0.1)
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument(
+        "--precision", nargs="+", choices=("float32", "bfloat16"), default=["bfloat16"]
+    )
     parser.add_argument("--heldout", type=int, default=128, help="held-out sequences")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args(argv)

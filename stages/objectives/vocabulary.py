@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 CHUNK_ROWS = 512
 """Rows whose logits exist at one time: enough for the matrix products to run at full speed."""
 BLOCK_ROWS = 16
-"""Rows between two products on a CPU: five arrays of them, 10 MB, stay near its cores."""
+"""Rows between two products on a CPU: a few arrays of them, 2 MB each, stay near its cores."""
 
 
 class Head(NamedTuple):
@@ -141,7 +141,6 @@ class _Losses(torch.autograd.Function):
                 grad_logits = sums.add(rows, learns)
                 if not learns:
                     continue
-                sums.grad_bias += grad_logits.sum(dim=0)
                 narrow = grad_logits.to(features_ND.dtype)
                 torch.mm(narrow, student.weight_VD, out=grad_features[rows])
                 grad_weight = _accumulated(grad_weight, narrow.T, features_ND[rows], student.wide)
@@ -185,7 +184,10 @@ def _accumulated(
 
 
 class _Logits:
-    """One head's logits divided by the temperature, some rows at a time, in one buffer."""
+    """One head's logits divided by the temperature, some rows at a time, in one buffer.
+
+    They come without their bias, which is cheaper to add where they are in the cache.
+    """
 
     def __init__(self, head: Head, temperature: float, buffers: Buffers, name: str) -> None:
         dtype = head.features_ND.dtype
@@ -194,17 +196,21 @@ class _Logits:
         # Dividing N x D features by the temperature is dividing N x V logits by it, but cheaper.
         self.cooled_ND = head.features_ND / temperature
         self.weight_VD = head.weight_VD.to(dtype)
-        self.cooled_bias_V = (head.bias_V / temperature).to(dtype)
+        self.cooled_bias_V = (head.bias_V / temperature).to(self.wide)
         rows = min(CHUNK_ROWS, len(head.features_ND))
         self.buffer = buffers.get(name, rows, len(self.weight_VD), head.features_ND, self.wide)
 
     def of(self, rows: slice) -> Tensor:
-        """Return the cooled logits of some rows; valid until the next call."""
+        """Return the cooled logits of some rows, less the bias; valid until the next call."""
         features = self.cooled_ND[rows]
         out = self.buffer[: len(features)]
         if self.wide == features.dtype:
-            return torch.addmm(self.cooled_bias_V, features, self.weight_VD.T, out=out)
-        return out.copy_(torch.addmm(self.cooled_bias_V, features, self.weight_VD.T))
+            return torch.mm(features, self.weight_VD.T, out=out)
+        return out.copy_(torch.mm(features, self.weight_VD.T))
+
+    def biased(self, block: Tensor) -> Tensor:
+        """Add the bias to some rows that `of` gave, in place."""
+        return block.add_(self.cooled_bias_V)
 
 
 class _Mixture:
@@ -261,9 +267,9 @@ class _Sums:
         num_rows, num_columns = like.shape
         # A GPU has no cache worth staying in, and every call on it costs a launch.
         self.block_rows = min(BLOCK_ROWS if like.device.type == "cpu" else num_rows, num_rows)
-        self.probabilities, self.targets = (
+        self.probabilities, self.targets, self.hard = (
             buffers.get(name, self.block_rows, num_columns, like, wide)
-            for name in ("probabilities", "targets")
+            for name in ("probabilities", "targets", "hard")
         )
         self.grad_bias = torch.zeros(num_columns, dtype=wide, device=like.device)
         self.ce = torch.zeros((), dtype=wide, device=like.device)
@@ -274,25 +280,31 @@ class _Sums:
         student = self.student.of(rows)
         teacher = self.teacher.of(rows) if self.teacher else None
         for block in _slices(len(student), self.block_rows):
-            cooled = student[block]
+            cooled = self.student.biased(student[block])
             start = rows.start + block.start
             hard = self._labelled(cooled, self.labels_M[start : start + len(cooled)])
-            if teacher is None:
+            if self.teacher is None or teacher is None:
                 cooled.zero_()
             else:
                 importance = self.importance_N
                 if importance is not None:
                     importance = importance[start : start + len(cooled)]
-                self._soft(cooled, teacher[block], importance)
+                self._soft(cooled, self.teacher.biased(teacher[block]), importance)
             if learns:
                 cooled[: len(hard)].add_(hard, alpha=self.terms.mlm)
+                self.grad_bias += cooled.sum(dim=0)
         return student
 
     def _labelled(self, cooled: Tensor, labels: Tensor) -> Tensor:
         """Add the loss of the first rows, those with labels; return d(loss)/d(logits)."""
-        log = torch.log_softmax(cooled[: len(labels)] * self.terms.temperature, dim=-1)
-        self.mlm -= log.gather(1, labels[:, None]).sum()
-        return log.exp_().scatter_add_(1, labels[:, None], log.new_full((len(labels), 1), -1.0))
+        if not len(labels):
+            return self.hard[:0]
+        logits = self.targets[: len(labels)]
+        torch.mul(cooled[: len(labels)], self.terms.temperature, out=logits)
+        probabilities, log_normaliser = _softmax(logits, self.hard)
+        at_labels = labels[:, None]
+        self.mlm += (log_normaliser - logits.gather(1, at_labels)[:, 0]).sum()
+        return probabilities.scatter_add_(1, at_labels, probabilities.new_full(at_labels.shape, -1))
 
     def _soft(self, cooled: Tensor, taught: Tensor, importance: Tensor | None) -> None:
         """Add the divergence from the teacher; turn the student's logits into its gradient."""
@@ -300,7 +312,7 @@ class _Sums:
         mine, log_normaliser = _softmax(cooled, self.probabilities)
         soft, taught_log_normaliser = _softmax(taught, self.targets)
         # KL = sum p_t (t - s) - (log Z_t - log Z_s), because the p_t sum to one.
-        kl = torch.linalg.vecdot(soft, taught.sub_(cooled))
+        kl = taught.sub_(cooled).mul_(soft).sum(dim=-1)
         kl += log_normaliser - taught_log_normaliser
         # d(T^2 KL)/d(logits) = T (p_s - p_t)
         torch.sub(mine, soft, out=cooled)

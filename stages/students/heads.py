@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 from stages.errors import TeacherError
 from stages.objectives.vocabulary import Head
 from stages.students.ib_bert import IBBertForMaskedLM
-from stages.students.unpadding import can_unpad, encode_unpadded, lay_out
+from stages.students.unpadding import can_unpad, encode_unpadded, lay_out, use_own_attention
 
 MaskedLM: TypeAlias = PreTrainedModel
 """A stock masked language model that `head_of` knows."""
@@ -49,13 +49,16 @@ def encode(
     base = model.base_model
     if getattr(base.config, "type_vocab_size", 0) < 2:
         token_types_BS = None
+    mask_BS: Tensor | None = attention_mask_BS
     if can_unpad(base):
+        use_own_attention(base)
         layout = lay_out(attention_mask_BS)
         if not layout.is_whole:
             return encode_unpadded(base, input_ids_BS, layout, token_types_BS)
+        mask_BS = None
     types = {} if token_types_BS is None else {"token_type_ids": token_types_BS}
     hidden_BSD: Tensor = base(
-        input_ids=input_ids_BS, attention_mask=attention_mask_BS, **types
+        input_ids=input_ids_BS, attention_mask=mask_BS, **types
     ).last_hidden_state
     return hidden_BSD
 

@@ -2,8 +2,8 @@
 
 transformers 5 gives attention only after the softmax and after dropout, and under its default
 kernel an empty tuple, over which a loss silently sums to nothing. So attention is read where it is
-computed: a registered attention function that is the default kernel, and hands queries, keys and
-values of the layers asked for to whoever is looking. Scores are never formed here.
+computed: a registered attention function that computes as it is computed everywhere here, and hands
+queries, keys and values of the layers asked for to whoever is looking. Scores are never formed.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from stages.errors import TeacherError
 from stages.objectives.attention import Heads
 from stages.students.heads import encode
+from stages.students.unpadding import attend_within_sequences
 
 TAPPED = "tapped"
 """The name under which transformers knows the attention function of this module."""
@@ -95,7 +95,7 @@ def _tapped_attention(
             recorder.kept[recorder.num_seen] = Attention(query, key, value, kwargs["scaling"])
         if recorder.stops and recorder.num_seen == max(recorder.wanted):
             raise _Enough
-    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    return attend_within_sequences(module, query, key, value, attention_mask, **kwargs)
 
 
 AttentionInterface.register(TAPPED, _tapped_attention)

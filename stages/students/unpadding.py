@@ -22,6 +22,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from stages.students.cpu_attention import attend_whole
+
 ATTENTION = "within_sequences"
 """The attention function's name in transformers."""
 MODEL_TYPES = {"bert", "distilbert", "mobilebert", "ib_bert", "roberta"}
@@ -78,6 +80,12 @@ def can_unpad(base: PreTrainedModel) -> bool:
     return is_ours and base.config.model_type in MODEL_TYPES
 
 
+def use_own_attention(base: PreTrainedModel) -> None:
+    """Leave the attention function of this module in place in a model that `can_unpad`."""
+    if base.config._attn_implementation != ATTENTION:
+        base.set_attn_implementation(ATTENTION)
+
+
 def encode_unpadded(
     base: PreTrainedModel,
     input_ids_BS: Tensor,
@@ -87,13 +95,11 @@ def encode_unpadded(
     """Return the last hidden states, B x S x D, each as if its sequence were alone; padding is 0.
 
     Args:
-        base: A model without a head that `can_unpad`.
+        base: A model without a head that uses the attention of this module.
         input_ids_BS: Token ids.
         layout: Of this batch.
         token_types_BS: For models that have token types.
     """
-    if base.config._attn_implementation != ATTENTION:
-        base.set_attn_implementation(ATTENTION)
     positions_N = layout.positions_N
     if base.config.model_type == "roberta":
         positions_N = positions_N + base.config.pad_token_id + 1
@@ -129,6 +135,9 @@ def attend_within_sequences(
 
     The signature and the shapes are transformers': 1 x H x N x d in, 1 x N x H x d out.
     """
+    if layout is None and attention_mask is None and _is_cpus(query):
+        whole = attend_whole(query, key, value, dropout=dropout, scaling=scaling)
+        return whole.transpose(1, 2).contiguous(), None
     if layout is None:
         found: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
@@ -182,10 +191,18 @@ def _attend(
 ) -> Tensor:
     """Attend inside so many sequences of so many tokens each, N x H x d in and out."""
     query, key, value = (x.unflatten(0, shape).transpose(1, 2) for x in states)
-    out = F.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling
-    )
+    if mask is None and _is_cpus(query):
+        out = attend_whole(query, key, value, dropout=dropout, scaling=scaling)
+    else:
+        out = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling
+        )
     return out.transpose(1, 2).flatten(0, 1)
+
+
+def _is_cpus(states: Tensor) -> bool:
+    """Return whether attention is ours to compute; in half precision PyTorch's softmax is wider."""
+    return not states.is_cuda and states.dtype in (torch.float32, torch.float64)
 
 
 def _attend_by_kernel(states: list[Tensor], layout: Layout, scaling: float | None) -> Tensor:

@@ -23,6 +23,7 @@ from stages.errors import Interrupted, SettingsError
 from stages.training.batches import Batch, Batches, micro_batches, num_tokens, share
 from stages.training.checkpoints import CurveRow, Progress, held, resume, save_checkpoint
 from stages.training.finite import NotFiniteError, naming_the_batch
+from stages.training.memory import freed_memory_kept
 from stages.training.optimisation import learning_rate, make_optimizer
 from stages.training.processes import Processes
 from stages.training.products import float32_on_onednn
@@ -104,6 +105,7 @@ def train(
     optimizer = make_optimizer(module, schedule, rate_factors)
     with held(workspace, processes), stop_on_signals() as stop, contextlib.ExitStack() as stack:
         stack.enter_context(float32_on_onednn(processes.device))
+        stack.enter_context(freed_memory_kept(processes.device))
         spending, progress = Spending(workspace, processes), Progress()
         if workspace is not None:
             progress = resume(workspace, module, optimizer, processes)
