@@ -223,11 +223,15 @@ class _Mixture:
     def of(self, rows: slice) -> Tensor:
         """Return the cooled logits of some rows; valid until the next call."""
         # Logarithms throughout: a probability that all members round to zero must not become -inf.
-        mixed = _log_softmax(self.first.of(rows))
+        mixed = _log_softmax(self.first.biased(self.first.of(rows)))
         for other in self.others:
-            torch.logaddexp(mixed, _log_softmax(other.of(rows)), out=mixed)
+            torch.logaddexp(mixed, _log_softmax(other.biased(other.of(rows))), out=mixed)
         # Not divided by their number: a constant, which the softmax takes out.
         return mixed
+
+    def biased(self, block: Tensor) -> Tensor:
+        """Return some rows that `of` gave as they are: every member has added its own."""
+        return block
 
 
 def _log_softmax(logits: Tensor) -> Tensor:
