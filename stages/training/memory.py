@@ -9,8 +9,10 @@ import ctypes
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """mallopt's names for two of its settings, from malloc.h."""
@@ -20,7 +22,7 @@ memory is kept, and as glibc's own adaptation ends up once large blocks have bee
 
 
 @contextmanager
-def freed_memory_kept(device: torch.device) -> Iterator[None]:
+def freed_memory_kept(device: "torch.device") -> Iterator[None]:
     """Keep freed memory inside a block that trains on a CPU, where the C library is glibc."""
     if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
         yield
