@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -324,6 +325,13 @@ def test_a_card_says_how_the_student_was_made(exported: SimpleNamespace):
     assert "2 layers of width 32, 4 heads, 300 tokens" in card
     assert "layers 0, 2, 5 of a/teacher (counted from 0) in 100 steps on 204,800 tokens" in card
     assert "Loss: ce 5, mlm 2, cos 1; temperature 2" in card
+    made = {"teacher_layers": [], "initialise": "student", "after": "first"}
+    taught = story.student | made | {"taught_by": ["teacher", "first"]}
+    later = model_card("next", config, exported.result, replace(story, student=taught))
+    said = (
+        "Begun from the student first. Trained with a/teacher and the student first as its teacher"
+    )
+    assert said in later
     assert "| divergence from the teacher, nats per token | 2.5000 | 1.2500 |" in card
     assert "10 of the documents read were dropped" in card
     assert "- wiki: CC BY-SA 4.0" in card

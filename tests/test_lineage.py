@@ -1,5 +1,6 @@
 """Lineage: which entries of dvc.lock decide a student, and which do not."""
 
+import copy
 import subprocess
 
 import pytest
@@ -105,6 +106,24 @@ def test_lineage_keeps_through_what_does_not(change):
 def test_students_have_lineages_of_their_own():
     assert traced().lineage != traced(student="mlm_only").lineage
     assert len(traced().lineage) == 16
+
+
+def test_lineage_of_a_successor_leads_through_the_student_before_it():
+    def follow(stages):
+        entry = copy.deepcopy(stages["distill@mlm_only"])
+        entry["deps"].append({"path": "models/students/distilbert", "md5": md5("8", True)})
+        entry["outs"][0]["path"] = "models/students/next"
+        stages["distill_successor@next"] = entry
+
+    found = traced(follow, student="next")
+    assert {"distill@distilbert", "distill_successor@next"} <= set(found.stages)
+    assert "distill@mlm_only" not in found.stages
+
+    def other_teacher(stages):
+        follow(stages)
+        outs_of("distill@distilbert", "models/students/distilbert", md5("0", True))(stages)
+
+    assert traced(other_teacher, student="next").lineage != found.lineage
 
 
 def test_unknown_student_says_what_to_run():

@@ -142,9 +142,10 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
             {"name": s.name, "num_steps": s.num_steps, "weights": loss.weights}
             for s, loss in zip(plan, losses, strict=True)
         ],
-        "teacher_layers": getattr(recipe.initialise, "layers", []),
+        "teacher_layers": recipe.initialise.layers if recipe.initialise.kind == "layers" else [],
         "initialise": recipe.initialise.kind,
         "taught_by": recipe.taught_by,
+        "after": getattr(recipe, "after", None),
         "heldout": measured(),
     }
     save_model(student, arguments.teacher, arguments.out)

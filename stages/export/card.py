@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from stages.export.story import Story
+from stages.params import TEACHER
 
 CARD = "README.md"
 PYTORCH = "PyTorch"
@@ -140,7 +141,11 @@ def _training(story: Story) -> list[str]:
     layers = ", ".join(str(layer) for layer in report["teacher_layers"])
     start = f"Made from layers {layers} of {story.teacher} (counted from 0)"
     if not layers:
-        start = f"Trained with {story.teacher} as its teacher"
+        named = {TEACHER: story.teacher}
+        taught_by = [named.get(name, f"the student {name}") for name in report["taught_by"]]
+        start = f"Trained with {' and '.join(taught_by)} as its teacher"
+        if report["initialise"] == "student":
+            start = f"Begun from the student {report['after']}. {start}"
     soft = ""
     if "ce" in report["weights"]:
         soft = (
