@@ -10,10 +10,12 @@ from transformers import AutoConfig
 from stages import params
 from stages.distillation.distill import distill
 from stages.distillation.phases import phase_losses, stretches
-from stages.errors import SettingsError, TrainingError
+from stages.errors import SettingsError, TeacherError, TrainingError
 from stages.files import read_json, sha256_of
 from stages.params import Recipe, Successor
 from stages.students.building import build
+from stages.teacher.adapt import adapt
+from stages.teacher.fetch import fetch_others, fetch_teacher
 from stages.training.triple_loss import FrozenTeacher
 from tests.kills import random_shards
 from tests.test_params import RECIPE, broken, mistakes
@@ -145,13 +147,12 @@ def after(name: str, **changes: object) -> dict[str, object]:
             {"a": after("b"), "b": after("c"), "c": after("b")},
             "successors: none of b after c after b could be made first",
         ),
-        ({"distilbert": after("mlm_only")}, "the name 'distilbert' stands for another model"),
-        ({"teacher": after("mlm_only")}, "the name 'teacher' stands for another model already"),
+        ({"distilbert": after("mlm_only")}, "the name 'distilbert' stands for two models"),
+        ({"teacher": after("mlm_only")}, "the name 'teacher' stands for two models"),
         ({"tiny": RECIPE}, "successors.tiny.after: is missing"),
         (
             {"tiny": after("distilbert", taught_by=["teacher", "mlm_only"])},
-            "successors.tiny: taught_by names 'mlm_only': a student is taught by teacher or "
-            "distilbert",
+            "successors.tiny.taught_by names 'mlm_only': it is taught by teacher or distilbert",
         ),
         (
             {"tiny": after("distilbert", taught_by=["teacher", "teacher"])},
@@ -173,7 +174,7 @@ def test_student_that_needs_another_is_sent_to_the_successors(
     tmp_path: Path, changes: dict[str, object]
 ) -> None:
     (line,) = mistakes(broken(tmp_path, **{"students.mlm_only": RECIPE | changes}))
-    assert line.startswith("students.mlm_only: ")
+    assert line.startswith("students.mlm_only")
     assert "under successors, where `after` names it" in line
 
 
@@ -194,10 +195,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def distilled(world: Path, student: str, successor: dict[str, object], after: str | None = None):
-    """Run the stage in this process; return its report and the folder of the student."""
+def chosen_for(world: Path) -> dict[str, object]:
+    """Settings of two steps with the teacher of this world."""
     chosen = settings(world / "teacher", sha256_of(world / "teacher" / "model.safetensors"))
     chosen["distill"]["schedule"]["num_steps"] = 2
+    chosen["teacher"]["adapt"]["num_steps"] = 2
+    return chosen
+
+
+def distilled(world: Path, student: str, successor: dict[str, object], after: str | None = None):
+    """Run the stage in this process; return its report and the folder of the student."""
+    chosen = chosen_for(world)
     chosen["students"]["untrained"] = RECIPE | {
         "architecture": {"kind": "distilbert", "num_layers": 2},
         "initialise": {"kind": "layers", "layers": [0, 2]},
@@ -238,3 +246,56 @@ def test_untrained_student_is_made_at_no_cost_and_another_goes_on_from_it(
     assert trained["model_sha256"] != untrained["model_sha256"]
     with pytest.raises(SettingsError, match="--after: next needs the folder of untrained"):
         distilled(world, "next", successor)
+
+
+def test_ensemble_of_teachers_is_adapted_and_teaches(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second teacher from the same weights, another seed; and one with weights of its own."""
+    monkeypatch.chdir(world)
+    chosen = chosen_for(world)
+    chosen["teacher"]["others"] = {"second": {"seed": 9}}
+    chosen["teacher"]["others"]["third"] = {"seed": 9, "source": chosen["teacher"]["source"]}
+    chosen["students"]["taught"] = RECIPE | {
+        "phases": [{"name": "only", "objectives": [SOFT]}],
+        "taught_by": ["teacher", "second", "third"],
+    }
+    given = params.Params.model_validate(chosen)
+    source, out = world / "fetched", world / "models"
+    fetch_teacher(given.teacher.source, source)
+    fetch_others(given.teacher.others, source)
+    paths = {"report": world / "teacher.json", "curve": world / "teacher.csv"}
+    adapt(Namespace(source=source, shards=world / "shards", out=out, **paths), given, ALONE)
+    first, second, third = (
+        sha256_of(out / name / "model.safetensors") for name in ("", "second", "third")
+    )
+    assert first != second == third
+    assert set(read_json(world / "teacher.json")["others"]) == {"second", "third"}
+    arguments = Namespace(
+        student="taught", teacher=out, shards=world / "shards", after=None,
+        out=world / "taught", report=world / "taught.json", curve=world / "taught.csv",
+    )  # fmt: skip
+    distill(arguments, given, ALONE)
+    assert read_json(world / "taught.json")["taught_by"] == ["teacher", "second", "third"]
+    assert not list((world / ".scratch").glob("*teacher*"))
+
+
+def test_teacher_of_another_tokenizer_is_no_member(world: Path, tmp_path: Path) -> None:
+    save_teacher(tmp_path / "odd")
+    tokenizer = tmp_path / "odd" / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text().replace('"tensor"', '"tensors"'))
+    sha256 = {"model.safetensors": sha256_of(tmp_path / "odd" / "model.safetensors")}
+    odd = {"kind": "folder", "path": str(tmp_path / "odd"), "sha256": sha256}
+    chosen = chosen_for(world)
+    chosen["teacher"]["others"] = {"odd": {"seed": 1, "source": odd}}
+    given = params.Params.model_validate(chosen)
+    fetch_teacher(given.teacher.source, tmp_path / "out")
+    with pytest.raises(TeacherError, match=r"others.odd: its tokenizer is not the teacher's"):
+        fetch_others(given.teacher.others, tmp_path / "out")
+
+
+def test_teacher_beside_the_teacher_must_differ_from_it(tmp_path: Path) -> None:
+    path = broken(tmp_path, **{"teacher.adapt": "null", "teacher.others": {"second": {"seed": 1}}})
+    path.write_text(path.read_text().replace("adapt: 'null'", "adapt: null"))
+    (line,) = mistakes(path)
+    assert "teacher: others.second would be the teacher itself: give it a source" in line

@@ -41,6 +41,9 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
         )
     recipe, settings = params.recipes[arguments.student], params.distill
     folders = {TEACHER: arguments.teacher}
+    folders |= {
+        name: arguments.teacher / name for name in params.teacher.others if name in recipe.taught_by
+    }
     if isinstance(recipe, Successor):
         if arguments.after is None:
             raise SettingsError(f"--after: {arguments.student} needs the folder of {recipe.after}")

@@ -54,7 +54,9 @@ def _explain(path: Path, raw: Any, mistake: Any) -> str:
     value = mistake["input"]
     shown = f" = {value}" if not isinstance(value, dict | list | BaseModel) else ""
     hint = _paper_value(keys)
-    return f"{path}: {where}{shown}: {message}" + (f" (the paper uses {hint})" if hint else "")
+    # What concerns several sections names its keys itself.
+    where = f"{where}{shown}: " if where else ""
+    return f"{path}: {where}{message}" + (f" (the paper uses {hint})" if hint else "")
 
 
 def _keys(raw: Any, mistake: Any) -> list[str]:

@@ -107,8 +107,9 @@ class Recipe(Settings):
     phases: list[Phase]
     """Empty leaves the student as it is initialised: the baseline that costs nothing."""
     taught_by: list[Name] = Field(default=[TEACHER], min_length=1)
-    """`teacher`, and for a successor the student that it comes after. Soft targets of several are
-    averaged; hidden states, attention and copied layers are the first one's."""
+    """`teacher`, names under `teacher.others`, and for a successor the student that it comes after.
+    Soft targets of several are averaged; hidden states, attention and copied layers are the first
+    one's."""
     dropout: Fraction | None = None
     """Of the student; null takes distill.dropout."""
     scale_steps: float = Field(default=1.0, gt=0)
@@ -126,17 +127,10 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
-    def _others_are_known(self) -> "Recipe":
-        known = [TEACHER, *([self.after] if isinstance(self, Successor) else [])]
-        for name in self.taught_by:
-            if name not in known:
-                raise ValueError(
-                    f"taught_by names '{name}': a student is taught by {' or '.join(known)}; one "
-                    "that needs another student stands under successors, where `after` names it"
-                )
+    def _others_are_named_once(self) -> "Recipe":
         if len(set(self.taught_by)) < len(self.taught_by):
             raise ValueError(f"taught_by names one twice: {', '.join(self.taught_by)}")
-        if self.initialise.kind == "student" and len(known) == 1:
+        if self.initialise.kind == "student" and not isinstance(self, Successor):
             raise ValueError(
                 "initialise.kind = student: one that begins from another student stands under "
                 "successors, where `after` names it"

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stages.params.base import Fraction, Positive, Settings, Sha256
+from stages.params.base import Fraction, Name, Positive, Settings, Sha256
 from stages.params.training import Masking, Schedule
 
 
@@ -61,6 +61,15 @@ TeacherSource = Annotated[
 ]
 
 
+class OtherTeacher(Settings):
+    """A teacher beside the teacher, for recipes that name it in `taught_by`; adapted like it."""
+
+    source: ReleasedTeacher | None = None
+    """Must have the teacher's tokenizer; null takes the teacher's own weights."""
+    seed: int = Field(ge=0)
+    """Of its new weights, and of what its adaptation draws."""
+
+
 class Teacher(Settings):
     """Where the teacher comes from, and how it is adapted to the corpus (MLM)."""
 
@@ -70,9 +79,23 @@ class Teacher(Settings):
     have a masked-language-model head of its own."""
     masking: Masking = Masking()
     dropout: Fraction = 0.1
+    others: dict[Name, OtherTeacher] = Field(default_factory=dict)
+    """Of an ensemble."""
 
     @model_validator(mode="after")
     def _new_weights_are_trained(self) -> "Teacher":
         if isinstance(self.source, IBBertTeacher) and self.adapt is None:
             raise ValueError("a teacher of new weights must be trained: give adapt a schedule")
+        return self
+
+    @model_validator(mode="after")
+    def _others_differ(self) -> "Teacher":
+        for name, other in self.others.items():
+            if other.source is None and self.adapt is None:
+                raise ValueError(
+                    f"others.{name} would be the teacher itself: give it a source, or adapt a "
+                    "schedule"
+                )
+            if other.source is None and isinstance(self.source, IBBertTeacher):
+                raise ValueError(f"others.{name} needs a source: an IB-BERT has none to share")
         return self

@@ -35,9 +35,10 @@ class Params(Settings):
 
     @model_validator(mode="after")
     def _successors_follow_someone(self) -> "Params":
-        for name in (*self.students, *self.successors):
-            if name == TEACHER or (name in self.students and name in self.successors):
-                raise ValueError(f"the name '{name}' stands for another model already")
+        names = [TEACHER, *self.teacher.others, *self.students, *self.successors]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"the name '{name}' stands for two models")
         for name, successor in self.successors.items():
             if successor.after not in (*self.students, *self.successors):
                 raise ValueError(
@@ -50,6 +51,22 @@ class Params(Settings):
                     path = " after ".join([*chain[chain.index(before.after) :], before.after])
                     raise ValueError(f"successors: none of {path} could be made first")
                 chain.append(before.after)
+        return self
+
+    @model_validator(mode="after")
+    def _teachers_exist(self) -> "Params":
+        for section, recipes in (("students", self.students), ("successors", self.successors)):
+            for name, student in recipes.items():
+                recipe = student.recipe()
+                known = [TEACHER, *self.teacher.others]
+                known += [recipe.after] if isinstance(recipe, Successor) else []
+                for other in recipe.taught_by:
+                    if other not in known:
+                        raise ValueError(
+                            f"{section}.{name}.taught_by names '{other}': it is taught by "
+                            f"{' or '.join(known)}; one that needs another student stands under "
+                            "successors, where `after` names it"
+                        )
         return self
 
     @property

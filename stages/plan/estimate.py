@@ -70,7 +70,8 @@ def plans(
         steps = _steps("teacher", params.teacher.adapt, num_sequences)
         stretch = _Stretch("teacher", params.teacher.adapt, steps, asked)
         found.append(_plan(stretch, params, taught_by, [], num_processes))
-    models = {TEACHER: taught_by}
+    # Those beside the teacher are counted as large as it is.
+    models = dict.fromkeys((TEACHER, *params.teacher.others), taught_by)
     for name, recipe in params.recipes.items():
         with torch.device("meta"):
             models[name] = build(

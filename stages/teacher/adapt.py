@@ -1,12 +1,14 @@
 """Adapt the teacher to the corpus by masked language modelling, training a head if it has none.
 
-Reads the fetched teacher and the shards; writes the teacher that students learn from, a report and
-a loss curve. Killed anywhere, the same command goes on from its last checkpoint.
+Reads the fetched teacher and the shards; writes the teacher that students learn from, the others of
+an ensemble in folders below it, a report and a loss curve. Killed anywhere, the same command goes
+on from its last checkpoint.
 Run by hand, on two processes: torchrun --nproc-per-node 2 -m stages.teacher.adapt --source ...
 """
 
 import argparse
 import shutil
+from pathlib import Path
 
 from stages.command import log, parser_for, run
 from stages.corpus.reading import open_split
@@ -15,6 +17,7 @@ from stages.params import Params, Weights, load
 from stages.students.heads import num_parameters
 from stages.teacher.models import open_teacher, pooler_in, save_model
 from stages.training.batches import MaskedBatches
+from stages.training.checkpoints import CurveRow
 from stages.training.curves import write_curve
 from stages.training.heldout import measure_heldout
 from stages.training.loop import train
@@ -25,18 +28,53 @@ from stages.training.work import asked_by, work_per_token
 
 
 def adapt(arguments: argparse.Namespace, params: Params, processes: Processes) -> None:
-    """Train the teacher on the corpus, or take it as it is where `teacher.adapt` is null."""
+    """Train the teacher and those beside it, or take them as they are, and write all of them."""
+    source, out = arguments.source, arguments.out
+    report, curve, workspace = adapt_one(
+        "teacher", source, out, params.seed, arguments.shards, params, processes
+    )
+    workspaces, beside = [workspace], {}
+    for name, other in params.teacher.others.items():
+        folder = source if other.source is None else source / name
+        beside[name], _, workspace = adapt_one(
+            f"teacher-{name}", folder, out / name, other.seed, arguments.shards, params, processes
+        )
+        workspaces.append(workspace)
+    if not processes.is_first:
+        return
+    write_curve(arguments.curve, curve or [{"step": 0, "loss": 0.0, "mlm": 0.0}])
+    write_json(arguments.report, report | ({"others": beside} if beside else {}))
+    # Not before all are whole: DVC deletes the models before the stage runs again.
+    for workspace in workspaces:
+        if workspace is not None:
+            shutil.rmtree(workspace)
+
+
+def adapt_one(
+    title: str,
+    source: Path,
+    out: Path,
+    seed: int,
+    shards: Path,
+    params: Params,
+    processes: Processes,
+) -> tuple[dict[str, object], list[CurveRow], Path | None]:
+    """Train one teacher on the corpus, or take it as it is where `teacher.adapt` is null.
+
+    Returns:
+        Its report, its loss curve, and the folder of its checkpoints, which are still there.
+    """
     settings = params.teacher
-    sequences = open_split(arguments.shards, "train")
+    sequences = open_split(shards, "train")
     heldout = MaskedBatches(
-        open_split(arguments.shards, "heldout"),
+        open_split(shards, "heldout"),
         params.launch.micro_batch_sequences,
         params.seed,
         settings.masking,
     )
     model = open_teacher(
-        arguments.source,
-        seed=params.seed,
+        source,
+        seed=seed,
         dropout=settings.dropout,
         needs_head=settings.adapt is None,
     ).to(processes.device)
@@ -53,11 +91,11 @@ def adapt(arguments: argparse.Namespace, params: Params, processes: Processes) -
         num_steps = settings.adapt.total_steps(sequences.num_sequences)
         num_tokens = num_steps * settings.adapt.batch_sequences * sequences.sequence_length
         workspace = scratch(
-            "teacher",
-            params.seed,
+            title,
+            seed,
             settings.model_dump(mode="json"),
             sequences.digest,
-            sha256_of(arguments.source / "model.safetensors"),
+            sha256_of(source / "model.safetensors"),
         )
         loss = TripleLoss(model, None, Weights(ce=0, mlm=1, cos=0))
         work = work_per_token(
@@ -70,24 +108,20 @@ def adapt(arguments: argparse.Namespace, params: Params, processes: Processes) -
         )
         outcome = train(
             loss,
-            MaskedBatches(sequences, settings.adapt.batch_sequences, params.seed, settings.masking),
+            MaskedBatches(sequences, settings.adapt.batch_sequences, seed, settings.masking),
             settings.adapt,
             num_steps,
             params.launch,
             processes,
-            seed=params.seed,
+            seed=seed,
             workspace=workspace,
-            title="teacher",
+            title=title,
             flops_per_token=work.total,
         )
-    if not processes.is_first:
-        return
-    report |= outcome.cost(num_tokens) | {"heldout": measured()}
-    save_model(model, arguments.source, arguments.out, pooler_in(arguments.source))
-    write_curve(arguments.curve, outcome.curve or [{"step": 0, "loss": 0.0, "mlm": 0.0}])
-    write_json(arguments.report, report)
-    if workspace is not None:
-        shutil.rmtree(workspace)
+    if processes.is_first:
+        report |= outcome.cost(num_tokens) | {"heldout": measured()}
+        save_model(model, source, out, pooler_in(source))
+    return report, outcome.curve, workspace
 
 
 def main(arguments: argparse.Namespace) -> None:

