@@ -167,12 +167,12 @@ class Contest:
         """Train with the engine; it asks `batches` for each step's batch."""
         objective = TripleLoss(
             self.student,
-            FrozenTeacher(self.teacher),
+            FrozenTeacher(self.teacher, narrow=self.arguments.teacher_precision == "bfloat16"),
             WEIGHTS,
             temperature=TEMPERATURE,
             positions=self.arguments.positions,
         )
-        launch = Launch(micro_batch_sequences=self.schedule.batch_sequences)
+        launch = Launch(micro_batch_sequences=self.arguments.micro_batch or self.arguments.batch)
         train(
             objective,
             batches,
@@ -319,6 +319,15 @@ def parsed(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--precision", choices=("float32", "bfloat16"), default="float32", help="of the engine"
+    )
+    parser.add_argument(
+        "--teacher-precision",
+        choices=("schedule", "bfloat16"),
+        default="schedule",
+        help="of the engine's teacher: as the student's, or bfloat16",
+    )
+    parser.add_argument(
+        "--micro-batch", type=int, help="sequences at a time in the engine (default: all)"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(

@@ -46,10 +46,10 @@ class Race:
         self.sequences = open_split(arguments.shards, "train")
         self.heldout = MaskedBatches(open_split(arguments.shards, "heldout"), 16, 0, Masking())
 
-    def divergence(self, student: torch.nn.Module) -> float:
-        """Return the held-out KL of a student, in nats a token."""
+    def divergence(self, student: torch.nn.Module, *, narrow: bool = False) -> float:
+        """Return the held-out KL of a student from the teacher, in nats a token."""
         batches = self.heldout.fixed(self.arguments.heldout)
-        return measure_heldout(student, FrozenTeacher(self.teacher), batches)["kl"]
+        return measure_heldout(student, FrozenTeacher(self.teacher, narrow=narrow), batches)["kl"]
 
     def published(self, num_steps: int) -> tuple[torch.nn.Module, float]:
         """Return a student after some published steps, and the seconds of all but the first."""
@@ -74,7 +74,7 @@ class Race:
         student.tie_weights()
         objective = TripleLoss(
             student,
-            FrozenTeacher(self.teacher),
+            FrozenTeacher(self.teacher, narrow=given.teacher_precision == "bfloat16"),
             WEIGHTS,
             temperature=TEMPERATURE,
             positions=positions,
@@ -108,6 +108,9 @@ def main(arguments: argparse.Namespace) -> None:
     logging.disable(logging.INFO)
     race = Race(arguments)
     print(f"before training: held-out KL {race.divergence(race.student):.4f}", flush=True)
+    if arguments.teacher_precision == "bfloat16":
+        rounded = race.divergence(race.teacher, narrow=True)
+        print(f"the teacher from itself in bfloat16: {rounded:.6f}", flush=True)
     budget = 60 * arguments.minutes
     runs = [("published", race.published, budget, TRIAL_STEPS - 1)]
     for positions, precision in itertools.product(arguments.positions, arguments.precision):
@@ -147,6 +150,7 @@ def parsed(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--precision", nargs="+", choices=("float32", "bfloat16"), default=["bfloat16"]
     )
+    parser.add_argument("--teacher-precision", choices=("schedule", "bfloat16"), default="schedule")
     parser.add_argument("--heldout", type=int, default=128, help="held-out sequences")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args(argv)

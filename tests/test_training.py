@@ -347,6 +347,24 @@ def test_bfloat16_trains_to_nearly_the_same_loss() -> None:
     assert narrow == pytest.approx(wide, rel=0.02)
 
 
+def test_a_teacher_in_bfloat16_leaves_the_student_in_float32() -> None:
+    teacher = tiny_teacher()
+    losses = []
+    for narrow in (False, True):
+        frozen = FrozenTeacher(teacher, narrow=narrow)
+        objective = TripleLoss(build_student(teacher, [0, 2], dropout=0.0), frozen, TRIPLE)
+        batch = batches()(0)
+        total, sums = objective(batch, objective.counts(batch))
+        total.backward()
+        losses.append(sums)
+        assert total.dtype == torch.float32
+        assert all(p.grad.dtype == torch.float32 for p in objective.parameters())
+    ce, mlm, cos = (losses[1] / losses[0]).tolist()
+    assert (ce, cos) == pytest.approx((1, 1), rel=0.05)
+    assert (ce, mlm) != (1, mlm)
+    assert mlm == 1
+
+
 def test_micro_batches_of_a_step_see_the_counts_of_the_whole_batch() -> None:
     objective, batch = triple_loss().eval(), batches()(0)
     counts = objective.counts(batch)

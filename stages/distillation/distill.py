@@ -57,7 +57,7 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
     before = models.get(getattr(recipe, "after", ""))
     student = build(taught_by[0], recipe, dropout=dropout, seed=params.seed, before=before)
     student = student.to(processes.device)
-    teacher = FrozenTeacher(*taught_by)
+    teacher = FrozenTeacher(*taught_by, narrow=settings.teacher_precision == "bfloat16")
     plan = stretches(recipe, settings, sequences.num_sequences, student.config.num_hidden_layers)
     losses = phase_losses(plan, student, teacher, taught_by[0].config, settings, seed=params.seed)
     # Whoever taught it, a student is measured by the teacher: students then compare.

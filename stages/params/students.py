@@ -77,6 +77,9 @@ class Distill(Settings):
     the masked ones and a random share of the rest, each counted for those it stands for."""
     sampled_fraction: float = Field(default=0.1, gt=0, le=1)
     """The share of unmasked tokens that `sampled` draws."""
+    teacher_precision: Literal["schedule", "bfloat16"] = "schedule"
+    """In what the teacher multiplies: as `schedule.precision` says, or in bfloat16 whatever that
+    is. Faster on processors with AVX512-BF16 or AMX; its targets differ by rounding."""
     dropout: Fraction = Field(default=0.1, json_schema_extra={"paper": "0.1"})
     masking: Masking = Masking()
     schedule: Schedule

@@ -4,6 +4,7 @@
 hidden states. Weights 5, 2, 1 and temperature 2 are what the released model was trained with.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,8 +29,12 @@ class FrozenTeacher:
     training mode, wrap it for DDP, or save it with the student.
     """
 
-    def __init__(self, model: MaskedLM, *others: MaskedLM) -> None:
-        """Take a model, and others whose soft targets are averaged with its own."""
+    def __init__(self, model: MaskedLM, *others: MaskedLM, narrow: bool = False) -> None:
+        """Take a model, and others whose soft targets are averaged with its own.
+
+        A narrow teacher multiplies in bfloat16, whatever its student does.
+        """
+        self.narrow = narrow
         self._model = model.eval().requires_grad_(False)
         self._others = [other.eval().requires_grad_(False) for other in others]
 
@@ -47,7 +52,8 @@ class FrozenTeacher:
     def hidden(self, batch: Batch) -> Tensor:
         """Return the last hidden states, B x S x D."""
         self._refuse_training_mode()
-        return encode(self._model, batch["input_ids"], batch["attention_mask"])
+        with self._precision():
+            return encode(self._model, batch["input_ids"], batch["attention_mask"])
 
     def shares_weights_with(self, model: nn.Module) -> bool:
         """Say whether training a model would change this teacher."""
@@ -63,21 +69,36 @@ class FrozenTeacher:
         """Return the last hidden states, and what taps ask for beside them."""
         self._refuse_training_mode()
         inputs = batch["input_ids"], batch["attention_mask"]
-        return look(self._model, *inputs, taps, to_the_end=to_the_end)
+        with self._precision():
+            return look(self._model, *inputs, taps, to_the_end=to_the_end)
 
     @torch.no_grad()
     def head(self, hidden_ND: Tensor) -> Head:
         """Return the teacher's head for some hidden states."""
-        return head_of(self._model, hidden_ND)
+        with self._precision():
+            return self._head(self._model, hidden_ND)
 
     @torch.no_grad()
     def other_heads(self, batch: Batch) -> list[Head]:
         """Return the heads of the others at the rows whose logits are needed."""
         inputs = batch["input_ids"], batch["attention_mask"]
-        return [
-            head_of(other, encode(other, *inputs).flatten(0, 1).index_select(0, batch["rows"]))
-            for other in self._others
-        ]
+        with self._precision():
+            return [
+                self._head(
+                    other, encode(other, *inputs).flatten(0, 1).index_select(0, batch["rows"])
+                )
+                for other in self._others
+            ]
+
+    def _head(self, model: MaskedLM, hidden_ND: Tensor) -> Head:
+        head = head_of(model, hidden_ND)
+        # The features decide in what precision logits are formed (objectives/vocabulary.py).
+        return head._replace(features_ND=head.features_ND.bfloat16()) if self.narrow else head
+
+    def _precision(self) -> AbstractContextManager[object]:
+        if not self.narrow:
+            return nullcontext()
+        return torch.autocast(self._model.device.type, dtype=torch.bfloat16)
 
 
 class TripleLoss(nn.Module):
