@@ -26,6 +26,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Failed
 
 from flows import processes
+from flows.choices import AS_IT_IS
 from flows.environment import project_root
 from flows.records import report_outcome, with_server
 from flows.results import read_results
@@ -35,7 +36,6 @@ from stages.errors import DistilleryError, SettingsError
 from stages.files import SCRATCH, write_text
 
 TARGET = "report"
-AS_IT_IS = "as it is"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ Prefect draws a deployment's form from the types of its flow's parameters. The c
 the deployment is made; a flow takes any string, and says itself what is wrong with it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +12,8 @@ from typing import Annotated, Any
 from stages.params.loading import profile_names
 
 GRAPH = Path("dvc.yaml")
+AS_IT_IS = "as it is"
+"""The choice of no profile: the form of a parameter whose default is None would send null."""
 
 
 def stage_groups() -> list[str]:
@@ -30,7 +32,7 @@ class OneOf:
     choices: Callable[[], list[str]]
 
     def __get_pydantic_json_schema__(self, _core: Any, _handler: Any) -> dict[str, Any]:
-        """Return the choice alone: a field left empty is not sent, so null need not be in it."""
+        """Return the type as a form has it."""
         return {"type": "string", "enum": self.choices()}
 
 
@@ -39,10 +41,10 @@ class SomeOf(OneOf):
     """Beside a type: the form offers any of these strings."""
 
     def __get_pydantic_json_schema__(self, _core: Any, _handler: Any) -> dict[str, Any]:
-        """Return the choices alone, for the same reason."""
+        """Return the type as a form has it."""
         items = {"type": "string", "enum": self.choices()}
         return {"type": "array", "items": items, "uniqueItems": True}
 
 
-Profile = Annotated[str | None, OneOf(profile_names)]
-Targets = Annotated[list[str] | None, SomeOf(stage_groups)]
+Profile = Annotated[str, OneOf(lambda: [AS_IT_IS, *profile_names()])]
+Targets = Annotated[Sequence[str], SomeOf(stage_groups)]

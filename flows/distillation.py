@@ -27,7 +27,7 @@ from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows.artifacts import write_artifacts
-from flows.choices import Profile, Targets
+from flows.choices import AS_IT_IS, Profile, Targets
 from flows.environment import project_root
 from flows.graph import RETRY_SECONDS, DvcBusy, Graph, Passing, Stage, read_changed, read_graph
 from flows.records import report_outcome, with_server
@@ -64,23 +64,23 @@ class Run:
 # A stage that waits holds a thread: as many threads as stages, the slots decide who runs.
 @flow(name="distillation", task_runner=cast("Runner", ThreadPoolTaskRunner()))
 def distillation(
-    profile: Profile = None,
-    targets: Targets = None,
+    profile: Profile = AS_IT_IS,
+    targets: Targets = (),
     stage_timeout_minutes: float | None = None,
     grace_seconds: float = 60.0,
 ) -> State[Any]:
     """Bring every stage up to date, and say what came out.
 
     Args:
-        profile: Make params.yaml this profile first; by default it stays as it is.
-        targets: Stages, or groups such as `finetune`, to bring up to date with all they need; by
-            default every stage.
+        profile: Make params.yaml this profile first, or leave it as it is.
+        targets: Stages, or groups such as `finetune`, to bring up to date with all they need; none
+            means every stage.
         stage_timeout_minutes: Stop a stage that takes longer; by default none is.
         grace_seconds: What a stage has to write its checkpoint when it is stopped.
     """
     try:
         root = project_root()
-        if profile is not None:
+        if profile != AS_IT_IS:
             use_profile(root, profile)
         settings = params.load(root / params.PARAMS)
         graph = read_graph()
@@ -251,22 +251,22 @@ def _conclusion(graph: Graph, states: dict[str, State[Any]]) -> State[Any]:
 def main(arguments: argparse.Namespace) -> None:
     """Run the flow once, with the configured server or with one of its own."""
     root = project_root()
-    if arguments.profile is None:
+    if arguments.profile == AS_IT_IS:
         # A mistake in the settings is told at once, without starting a server for it.
         params.load(root / params.PARAMS)
     started = time.monotonic()
     with with_server(root):
-        state = distillation(
-            profile=arguments.profile, targets=arguments.target or None, return_state=True
-        )
+        state = distillation(profile=arguments.profile, targets=arguments.target, return_state=True)
         report_outcome(state)
     logging.getLogger("distillery").info("took %.0f s", time.monotonic() - started)
 
 
 def _parser(names: Sequence[str] = ()) -> argparse.ArgumentParser:
     parser = parser_for(__doc__, names)
-    parser.add_argument("--profile", help="make params.yaml this profile first")
-    parser.add_argument("--target", action="append", help="a stage or a group; may be repeated")
+    parser.add_argument("--profile", default=AS_IT_IS, help="make params.yaml this profile first")
+    parser.add_argument(
+        "--target", action="append", default=[], help="a stage or a group; may be repeated"
+    )
     return parser
 
 

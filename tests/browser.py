@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
     "--disable-background-networking --disable-component-update --remote-debugging-port=0"
 )
+
+# A browser on a busy machine may be slow to answer a ping: nobody minds.
+dial = partial(connect, max_size=None, ping_interval=None)
 
 
 class Browser:
@@ -68,11 +72,13 @@ def browser_at(profile: Path) -> Iterator[Browser]:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         try:
             port = debugging_port(profile / "DevToolsActivePort")
-            with connect(f"ws://127.0.0.1:{port[0]}{port[1]}", max_size=None) as socket:
+            with connect(
+                f"ws://127.0.0.1:{port[0]}{port[1]}", max_size=None, ping_interval=None
+            ) as socket:
                 targets = Browser(socket).ask("Target.getTargets")["targetInfos"]
                 target = next(t["targetId"] for t in targets if t["type"] == "page")
                 address = f"ws://127.0.0.1:{port[0]}/devtools/page/{target}"
-                with connect(address, max_size=None) as own:
+                with dial(address) as own:
                     shown = Browser(own)
                     shown.ask("Network.enable")
                     shown.ask("Page.enable")

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import jsonschema
 import pytest
 from prefect.utilities.callables import parameter_schema
 
 from flows.ablations import parse_variant
+from flows.choices import AS_IT_IS
 from flows.distillation import distillation
 from stages.errors import SettingsError
 
@@ -19,8 +21,14 @@ def test_the_form_offers_the_profiles_and_stages_of_the_project(
     (tmp_path / "dvc.yaml").write_text("stages: {train: {cmd: a}, score: {cmd: b}}")
     monkeypatch.chdir(tmp_path)
     fields = parameter_schema(distillation.fn).properties
-    assert (fields["profile"]["type"], fields["profile"]["enum"]) == ("string", ["big", "tiny"])
+    assert (fields["profile"]["type"], fields["profile"]["enum"]) == (
+        "string",
+        [AS_IT_IS, "big", "tiny"],
+    )
     assert fields["targets"]["items"] == {"type": "string", "enum": ["train", "score"]}
+    # What the form sends when nothing is filled in must be allowed.
+    for name in ("profile", "targets"):
+        jsonschema.validate(fields[name]["default"], fields[name])
     assert "Stages, or groups" in fields["targets"]["description"]
 
 

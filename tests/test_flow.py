@@ -283,7 +283,8 @@ def test_deployments_load_are_scheduled_run_and_tell_what_is_stale(
     }
     on_demand = found["on-demand/flows/distillation.py:distillation"]
     form = on_demand["parameter_openapi_schema"]["properties"]
-    assert form["profile"]["enum"] == sorted(p.stem for p in (ROOT / "profiles").glob("*.yaml"))
+    profiles = sorted(p.stem for p in (ROOT / "profiles").glob("*.yaml"))
+    assert form["profile"]["enum"] == ["as it is", *profiles]
     assert form["targets"]["items"]["enum"] == ["source", "train", "score", "report", "aside"]
     assert on_demand["work_queue_name"] == "workspace"
     assert not found["weekly/flows/distillation.py:distillation"]["schedules"][0]["active"]
