@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,7 +52,7 @@ class Flow:
             )  # fmt: skip
 
     def ended(self) -> tuple[int, str]:
-        code = self.process.wait(300)
+        code = self.process.wait(900)
         return code, self.log.read_text(errors="replace")
 
 
@@ -164,35 +164,30 @@ def store_locked(folder: Path) -> str:
 
 
 def main() -> None:
+    """Have every mishap, and print what came of it."""
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)
         os.environ["PREFECT_HOME"] = str(base / ".prefect")
+        (base / "store").mkdir()
+        print(f"MLflow's SQLite is locked: {store_locked(base / 'store')}", flush=True)
+        os.chdir(ROOT)
         started = server.start_server(base, server.free_port())
+        mishaps: dict[str, Callable[[Path], str]] = {
+            "two flows in one workspace": lambda p: two_flows_in_one_workspace(p, started.api_url),
+            "a damaged file in the cache": lambda p: damaged_cache_file(p, started.api_url),
+            "Prefect's SQLite is locked": lambda p: prefect_database_locked(
+                p, started.api_url, base / ".prefect"
+            ),
+            "the server goes and stays away": lambda p: server_gone_for_ever(p, started),
+        }
         try:
             server.wait_until_up(started)
-            url = started.api_url
-
-            def project(title: str) -> Path:
-                (base / title).mkdir()
-                return make_project(base / title, DVC_YAML)
-
-            for title, mishap in {
-                "two flows in one workspace": lambda p: two_flows_in_one_workspace(p, url),
-                "a damaged file in the cache": lambda p: damaged_cache_file(p, url),
-                "Prefect's SQLite is locked": lambda p: prefect_database_locked(
-                    p, url, base / ".prefect"
-                ),
-                "the server goes and stays away": lambda p: server_gone_for_ever(p, started),
-            }.items():
-                print(f"{title}: {mishap(project(title.replace(' ', '-')))}", flush=True)
+            for title, mishap in mishaps.items():
+                project = base / title.replace(" ", "-")
+                project.mkdir()
+                print(f"{title}: {mishap(make_project(project, DVC_YAML))}", flush=True)
         finally:
             server.stop_server(started)
-        folder = base / "store"
-        folder.mkdir()
-        try:
-            print(f"MLflow's SQLite is locked: {store_locked(folder)}", flush=True)
-        finally:
-            os.chdir(ROOT)
 
 
 if __name__ == "__main__":

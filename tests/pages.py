@@ -29,7 +29,7 @@ from stages.report.reading import load_reports
 from stages.report.summary import summarise
 from stages.tracking.store import open_store
 from tests.browser import Browser, browser_at
-from tests.registry_world import MODEL, other_student, register_now, write_world
+from tests.registry_world import MODEL, other_student, register_now, write_gate, write_world
 from tests.report_world import STUDENTS, TASKS, write_reports
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -143,6 +143,7 @@ def make_world(folder: Path) -> None:
     (folder / "dvc.lock").unlink()
     loaded = load_reports(write_reports(folder / "reports"), STUDENTS, TASKS, ["distilbert"])
     write_json(folder / "reports" / "summary.json", summarise(loaded, "offline", "mlm_only"))
+    write_gate(folder)
     (folder / "dvc.yaml").write_text(DVC_YAML)
     (folder / "train.py").write_text(TRAIN)
     (folder / "seed.txt").write_text("seed\n")
