@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from httpx import HTTPError
 from prefect import Task, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State, TaskRun
@@ -102,7 +103,11 @@ def distillation(
         timeout_seconds=None if stage_timeout_minutes is None else 60 * stage_timeout_minutes,
     )
     states = _run_stages(graph, stale, run)
-    write_artifacts(root, states)
+    try:
+        write_artifacts(root, states)
+    except HTTPError as error:
+        # The work is done and DVC has it; what is lost is a page.
+        get_run_logger().warning("the Prefect server did not take the artifacts: %s", error)
     return _conclusion(graph, states)
 
 
@@ -256,8 +261,16 @@ def main(arguments: argparse.Namespace) -> None:
         params.load(root / params.PARAMS)
     started = time.monotonic()
     with with_server(root):
-        state = distillation(profile=arguments.profile, targets=arguments.target, return_state=True)
-        report_outcome(state)
+        try:
+            state = distillation(
+                profile=arguments.profile, targets=arguments.target, return_state=True
+            )
+            report_outcome(state)
+        except HTTPError as error:
+            raise DistilleryError(
+                f"the Prefect server does not answer any more ({error}); the stages that have ended "
+                "are kept, and the same command goes on once it is back"
+            ) from error
     logging.getLogger("distillery").info("took %.0f s", time.monotonic() - started)
 
 
