@@ -268,8 +268,8 @@ def main(arguments: argparse.Namespace) -> None:
             report_outcome(state)
         except HTTPError as error:
             raise DistilleryError(
-                f"the Prefect server does not answer any more ({error}); the stages that have ended "
-                "are kept, and the same command goes on once it is back"
+                f"the Prefect server does not answer any more ({error}); the stages that have "
+                "ended are kept, and the same command goes on once it is back"
             ) from error
     logging.getLogger("distillery").info("took %.0f s", time.monotonic() - started)
 
