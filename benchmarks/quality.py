@@ -12,6 +12,7 @@ import argparse
 import copy
 import itertools
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -114,11 +115,13 @@ def main(arguments: argparse.Namespace) -> None:
         rounded = race.divergence(race.teacher, narrow=True)
         print(f"the teacher from itself in bfloat16: {rounded:.6f}", flush=True)
     budget = 60 * arguments.minutes
-    runs = [("published", race.published, budget, TRIAL_STEPS - 1)]
+    runs: list[tuple[str, Callable[[int], tuple[torch.nn.Module, float]], float, int]] = [
+        ("published", race.published, budget, TRIAL_STEPS - 1)
+    ]
     for positions, precision in itertools.product(arguments.positions, arguments.precision):
-        run = partial(race.engine, positions=positions, precision=precision)
+        engine = partial(race.engine, positions=positions, precision=precision)
         name = f"engine, {positions}, {precision}"
-        runs.append((name, run, budget * arguments.share, TRIAL_STEPS))
+        runs.append((name, engine, budget * arguments.share, TRIAL_STEPS))
     for name, run, seconds, trial_steps in runs:
         _, trial = run(TRIAL_STEPS)
         num_steps = max(1, round(seconds * trial_steps / trial))
