@@ -4,23 +4,20 @@
     python -m benchmarks.distillation --shape base --batch 8
 
 Both train the same student from the same teacher on the same batches with the same triple loss,
-in turn, step by step, in one process; each one's peak memory is taken in a process of its own.
-In the one process the published step, too, finds the memory of its last step kept, which it would
-not in its own (stages/training/memory.py): that flatters it by a few per cent.
-Prints tokens per second, their ratio, peak memory, and how near each comes to the limit that this
-machine's matrix products set, measured in the same run (benchmarks/limit.py).
+in turn, step by step, each in a process of its own: what one sets for a process (the library of
+products, what becomes of freed memory) the other does not have. Prints tokens per second, their
+ratio, peak memory, and how near each comes to the limit that this machine's matrix products set,
+measured in the same run (benchmarks/limit.py).
 """
 
 import argparse
-import copy
+import contextlib
 import json
 import logging
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -42,6 +39,7 @@ VOCABULARY = 30522
 WEIGHTS = Weights(ce=5.0, mlm=2.0, cos=1.0)
 TEMPERATURE = 2.0
 MEGABYTE = 1e6
+WAYS = ("published", "engine")
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 MODELS = {
     "small": {"layers": 6, "width": 384, "heads": 12, "student": [0, 2, 5]},
@@ -61,12 +59,11 @@ def main(arguments: argparse.Namespace) -> None:
     """Measure what was asked for, and print it."""
     logging.disable(logging.INFO)
     device = torch.device(arguments.device)
-    if arguments.memory_of:
-        print(json.dumps(asdict(peak_memory(arguments, device))))
+    if arguments.way:
+        Contest(arguments, device).run(arguments.way)
         return
-    seconds, limit = times(arguments, device)
+    seconds, peaks, limit = measured(arguments, device)
     shape = shape_of(arguments)
-    peaks = {name: peak_in_own_process(name) for name in seconds}
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     ratio = statistics.median(
         [p / e for p, e in zip(seconds["published"], seconds["engine"], strict=True)]
@@ -93,7 +90,7 @@ def main(arguments: argparse.Namespace) -> None:
     print(f"{shape}, {arguments.positions}, {arguments.precision}, {result['device']}")
     print(f"{result['threads']} threads, {arguments.clock} clock")
     print(f"{'':12}{'s/step':>9}{'tokens/s':>10}{'of limit':>10}{'peak MB':>9}{'above models':>14}")
-    for name in ("published", "engine"):
+    for name in WAYS:
         peak = peaks[name]
         print(
             f"{name:12}{medians[name]:9.3f}{shape.num_tokens / medians[name]:10.0f}"
@@ -155,16 +152,29 @@ class Contest:
             sequences(shape), shape.batch, 0, Masking(), sampled_fraction=0.1
         )
 
-    def published(self) -> PublishedStep:
-        """Return the published step on a student of its own."""
-        student = copy.deepcopy(self.student)
-        student.tie_weights()
-        return PublishedStep(
-            student, self.teacher, WEIGHTS, self.schedule, self.num_steps, TEMPERATURE
-        )
+    def run(self, way: str) -> None:
+        """Take steps in one way, a step for each line of standard input.
 
-    def run_engine(self, batches: "Turns") -> None:
-        """Train with the engine; it asks `batches` for each step's batch."""
+        Prints the seconds of each, and in the end the `Peak`, a line of JSON each.
+        """
+        cuda = self.device.type == "cuda"
+        models = torch.cuda.memory_allocated() if cuda else _resident("VmRSS")
+        turns = Turns(self)
+        self.run_engine(turns) if way == "engine" else self.run_published(turns)
+        turns.finish()
+        peak = torch.cuda.max_memory_allocated() if cuda else _resident("VmHWM")
+        print(json.dumps(asdict(Peak(peak, peak - models))), flush=True)
+
+    def run_published(self, turns: "Turns") -> None:
+        """Train with the published step."""
+        step = PublishedStep(
+            self.student, self.teacher, WEIGHTS, self.schedule, self.num_steps, TEMPERATURE
+        )
+        for number in range(self.num_steps):
+            step({name: x.to(self.device) for name, x in turns(number).items()})
+
+    def run_engine(self, turns: "Turns") -> None:
+        """Train with the engine, which asks `turns` for each step's batch."""
         objective = TripleLoss(
             self.student,
             FrozenTeacher(self.teacher, narrow=self.arguments.teacher_precision == "bfloat16"),
@@ -175,7 +185,7 @@ class Contest:
         launch = Launch(micro_batch_sequences=self.arguments.micro_batch or self.arguments.batch)
         train(
             objective,
-            batches,
+            turns,
             self.schedule,
             self.num_steps,
             launch,
@@ -184,39 +194,30 @@ class Contest:
             workspace=None,
             title="engine",
         )
-        batches.finish()
 
 
 class Turns:
-    """Batches that let the published step take its turn between two steps of the engine.
+    """Batches that are handed out when it is this process's turn.
 
-    The engine asks for a batch at the start of each step: from one answer to the next question is
-    one whole step of its loop, with everything that it does for its users.
+    A batch is asked for at the start of each step: from one answer to the next question is one
+    whole step of a loop, with everything that it does for its users.
     """
 
-    def __init__(self, contest: Contest, other: PublishedStep | None) -> None:
-        self.contest, self.other = contest, other
-        self.seconds: dict[str, list[float]] = {"engine": [], "published": []}
+    def __init__(self, contest: Contest) -> None:
+        self.contest = contest
         self._answered: float | None = None
 
     def __call__(self, step: int) -> Batch:
-        """Return the engine's next batch, after the other's turn."""
+        """Return a step's batch, once a line is read that asks for the step."""
         self.finish()
-        batch = self.contest.batches(step)
-        if self.other is not None:
-            begun = self._now()
-            with stock_products():
-                self.other({k: v.to(self.contest.device) for k, v in batch.items()})
-            self.seconds["published"].append(self._now() - begun)
+        sys.stdin.readline()
         self._answered = self._now()
-        # Made again inside the engine's time: preparing batches is part of its step.
         return self.contest.batches(step)
 
     def finish(self) -> None:
-        """Take the time of the engine's last step."""
-        now = self._now()
+        """Print the seconds of the last step."""
         if self._answered is not None:
-            self.seconds["engine"].append(now - self._answered)
+            print(json.dumps(self._now() - self._answered), flush=True)
         self._answered = None
 
     def _now(self) -> float:
@@ -225,52 +226,33 @@ class Turns:
         return CLOCKS[self.contest.arguments.clock]()
 
 
-@contextmanager
-def stock_products() -> Iterator[None]:
-    """Multiply matrices as PyTorch does by default inside a block within the engine's loop."""
-    products = torch.backends.mkldnn.matmul
-    before, products.fp32_precision = products.fp32_precision, "none"
-    try:
-        yield
-    finally:
-        products.fp32_precision = before
-
-
-def times(
+def measured(
     arguments: argparse.Namespace, device: torch.device
-) -> tuple[dict[str, list[float]], Limit]:
-    """Return the seconds of each measured step, and the limit measured before and after them."""
+) -> tuple[dict[str, list[float]], dict[str, Peak], Limit]:
+    """Return the seconds of each step and the peak of each way, and the limit.
+
+    The limit is measured before and after the steps.
+    """
     dtype = torch.bfloat16 if arguments.precision == "bfloat16" else torch.float32
     products = Products(shape_of(arguments), dtype, device, CLOCKS[arguments.clock])
     products.measure(3)
-    contest = Contest(arguments, device)
-    turns = Turns(contest, contest.published())
-    contest.run_engine(turns)
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    peaks = {}
+    with contextlib.ExitStack() as stack:
+        running = {way: stack.enter_context(_started(way)) for way in WAYS}
+        for _ in range(arguments.warmup + arguments.rounds):
+            for way, process in running.items():
+                print(file=process.stdin, flush=True)
+                seconds[way].append(json.loads(process.stdout.readline()))
+        for way, process in running.items():
+            peaks[way] = Peak(**json.loads(process.stdout.readline()))
     limit = products.measure(3)
-    return {name: values[arguments.warmup :] for name, values in turns.seconds.items()}, limit
+    return {way: values[arguments.warmup :] for way, values in seconds.items()}, peaks, limit
 
 
-def peak_in_own_process(name: str) -> Peak:
-    """Return what a process that takes only this kind of step needs at its highest."""
-    command = [sys.executable, "-m", "benchmarks.distillation", *sys.argv[1:]]
-    done = subprocess.run(
-        [*command, "--memory-of", name], check=True, capture_output=True, text=True
-    )
-    return Peak(**json.loads(done.stdout))
-
-
-def peak_memory(arguments: argparse.Namespace, device: torch.device) -> Peak:
-    """Take three steps of one kind and return this process's (or its GPU's) high-water mark."""
-    contest = Contest(argparse.Namespace(**vars(arguments) | {"warmup": 0, "rounds": 3}), device)
-    models = torch.cuda.memory_allocated() if device.type == "cuda" else _resident("VmRSS")
-    if arguments.memory_of == "engine":
-        contest.run_engine(Turns(contest, None))
-    else:
-        contest.student, step = None, contest.published()
-        for number in range(3):
-            step({k: v.to(device) for k, v in contest.batches(number).items()})
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else _resident("VmHWM")
-    return Peak(peak, peak - models)
+def _started(way: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "benchmarks.distillation", *sys.argv[1:], "--way", way]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def _resident(key: str) -> int:
@@ -337,7 +319,7 @@ def parsed(argv: list[str] | None = None) -> argparse.Namespace:
         help="cpu counts processor time: where other work shares the machine, with one thread",
     )
     parser.add_argument("--json", type=Path, metavar="PATH", help="write everything measured here")
-    parser.add_argument("--memory-of", choices=("engine", "published"), help=argparse.SUPPRESS)
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
