@@ -140,7 +140,8 @@ class Contest:
         )
         self.teacher = BertForMaskedLM(config).to(device)
         self.student = build_student(self.teacher, MODELS[arguments.shape]["student"]).to(device)
-        self.num_steps = arguments.warmup + arguments.rounds
+        # With the last step a loop ends and gives its memory back: it is not counted.
+        self.num_steps = arguments.warmup + arguments.rounds + 1
         self.schedule = Schedule(
             num_steps=self.num_steps,
             batch_sequences=shape.batch,
@@ -240,14 +241,14 @@ def measured(
     peaks = {}
     with contextlib.ExitStack() as stack:
         running = {way: stack.enter_context(_started(way)) for way in WAYS}
-        for _ in range(arguments.warmup + arguments.rounds):
+        for _ in range(arguments.warmup + arguments.rounds + 1):
             for way, process in running.items():
                 print(file=process.stdin, flush=True)
                 seconds[way].append(json.loads(process.stdout.readline()))
         for way, process in running.items():
             peaks[way] = Peak(**json.loads(process.stdout.readline()))
     limit = products.measure(3)
-    return {way: values[arguments.warmup :] for way, values in seconds.items()}, peaks, limit
+    return {way: values[arguments.warmup : -1] for way, values in seconds.items()}, peaks, limit
 
 
 def _started(way: str) -> subprocess.Popen[str]:
