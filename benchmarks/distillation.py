@@ -140,7 +140,7 @@ class Contest:
         )
         self.teacher = BertForMaskedLM(config).to(device)
         self.student = build_student(self.teacher, MODELS[arguments.shape]["student"]).to(device)
-        # With the last step a loop ends and gives its memory back: it is not counted.
+        # The last step is not counted: the other process may be ending while it is taken.
         self.num_steps = arguments.warmup + arguments.rounds + 1
         self.schedule = Schedule(
             num_steps=self.num_steps,
