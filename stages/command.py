@@ -5,6 +5,7 @@
 """
 
 import argparse
+import gc
 import logging
 import os
 import re
@@ -19,6 +20,9 @@ log = logging.getLogger("distillery")
 
 def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
     """Parse the command line, run `main`, and leave the process with the right exit code."""
+    # What has been imported stays; stages/__init__.py says why the collector was off.
+    gc.freeze()
+    gc.enable()
     arguments = parser.parse_args()
     start_logging()
     try:

@@ -216,7 +216,7 @@ def test_work_of_modernbert_is_counted() -> None:
             "cannot be copied into a roberta",
         ),
         ("bert", MOBILE, FromEmbeddings(kind="embeddings"), "from an IB-BERT teacher"),
-        ("bert", MOBILE, layers(0), "no teacher has MobileBERT's layers"),
+        ("bert", MOBILE, layers(0), "layers of MobileBERT cannot be copied singly"),
         ("bert", shape("bert", 1), FromEmbeddings(kind="embeddings"), "is for a mobilebert"),
         ("roberta", shape("distilbert", 1), RANDOM, "from a bert teacher, not roberta"),
         ("modernbert", shape("modernbert", 1), layers(1), "must begin with 0"),

@@ -149,10 +149,10 @@ def test_what_a_restart_cannot_mend_is_not_tried_again(project: Path) -> None:
     assert 1 <= trial.log.read_text().count("the shards were made with a vocabulary of") <= 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_asked_to_stop_it_checkpoints_and_says_so(project: Path, number: signal.Signals) -> None:
+def test_asked_to_stop_it_checkpoints_and_says_so(project: Path) -> None:
+    """By SIGTERM, as schedulers do it; the flow sends SIGINT (test_pipeline.py)."""
     process = start_and_wait_for(project, 3)
-    os.killpg(process.pid, number)
+    os.killpg(process.pid, signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output
     stopped = int(re.search(r"stopped after step (\d+) of 40", output)[1])
@@ -160,23 +160,8 @@ def test_asked_to_stop_it_checkpoints_and_says_so(project: Path, number: signal.
     assert not (project / "models" / "students" / "distilbert").exists()
 
 
-def test_three_processes_share_batches_of_eight_and_train_the_same_student_as_one(
-    project: Path,
-) -> None:
-    def losses(processes: int) -> np.ndarray:
-        configure(project, dropout=0.0, processes=processes)
-        distil(project)
-        curve = (project / "reports" / "distilbert.csv").read_text().splitlines()
-        assert curve[0] == "step,loss,ce,mlm,cos,learning_rate"
-        return np.array([[float(x) for x in line.split(",")] for line in curve[1:]])
-
-    alone, together = losses(1), losses(3)
-    assert len(alone) == NUM_STEPS
-    np.testing.assert_allclose(together, alone, rtol=2e-3)
-
-
 RECIPE = {
-    "architecture": {"kind": "bert", "num_layers": 3, "width": 16, "inner": 24, "num_heads": 2},
+    "architecture": {"kind": "bert", "num_layers": 3, "width": 32, "inner": 24, "num_heads": 2},
     "initialise": {"kind": "random"},
     "phases": [
         {
@@ -190,14 +175,21 @@ RECIPE = {
         {"name": "relate", "objectives": [{"kind": "relations", "num_heads": 4}]},
         {
             "name": "predict",
-            "objectives": [{"kind": "soft_targets"}, {"kind": "mlm"}, {"kind": "attention_maps"}],
+            "objectives": [
+                {"kind": "soft_targets"},
+                {"kind": "mlm"},
+                {"kind": "cosine"},
+                {"kind": "attention_maps"},
+            ],
         },
     ],
     "scale_steps": 0.2,
 }
 
 
-def test_two_processes_train_the_same_recipe_as_one(project: Path) -> None:
+def test_three_processes_share_batches_of_eight_and_train_the_same_student_as_one(
+    project: Path,
+) -> None:
     def trained(processes: int) -> tuple[list[str], np.ndarray]:
         configure(project, dropout=0.0, processes=processes, students__distilbert=RECIPE)
         distil(project)
@@ -206,10 +198,10 @@ def test_two_processes_train_the_same_recipe_as_one(project: Path) -> None:
             [[float(x or "nan") for x in row.split(",")] for row in rows]
         )
 
-    (header, alone), (_, together) = trained(1), trained(2)
+    (header, alone), (_, together) = trained(1), trained(3)
     assert header == [
         "step", "loss", "attention_scores", "hidden_states", "relations",
-        "ce", "mlm", "attention_maps", "learning_rate",
+        "ce", "mlm", "cos", "attention_maps", "learning_rate",
     ]  # fmt: skip
     assert len(alone) == 3 * 8
     np.testing.assert_allclose(together, alone, rtol=2e-3)
