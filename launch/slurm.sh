@@ -18,7 +18,8 @@
 #SBATCH --output=slurm-%j.log
 set -euo pipefail
 
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# All of them are read: a pipe that is closed after the first would end scontrol, and this with it.
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 # At a restart torchrun otherwise keeps the addresses of processes that have died.
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 
@@ -27,6 +28,6 @@ exec srun python -m torch.distributed.run \
   --nproc-per-node "${PROCESSES_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}" \
   --rdzv-backend c10d \
   --rdzv-id "$SLURM_JOB_ID" \
-  --rdzv-endpoint "$first:${RENDEZVOUS_PORT:-29500}" \
+  --rdzv-endpoint "${nodes[0]}:${RENDEZVOUS_PORT:-29500}" \
   --max-restarts 3 \
   -m "$@"
