@@ -64,9 +64,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)
         os.environ["PREFECT_HOME"] = str(base / ".prefect")
-        started = server.start_server(base, server.free_port())
-        try:
-            server.wait_until_up(started)
+        with server.running_server(base) as started:
             ways = {
                 "dvc repro": (DVC, None),
                 "flow, server up": (FLOW, started.api_url),
@@ -78,8 +76,6 @@ def main() -> None:
                     for what in ("all", "nothing"):
                         took = seconds(command, folder, url)
                         taken.setdefault((way, what), []).append(took)
-        finally:
-            server.stop_server(started)
     print(f"{'':<22}{arguments.stages} stages, s   nothing, s   over dvc, s a stage")
     plain = statistics.median(taken["dvc repro", "all"])
     for way in ways:

@@ -19,10 +19,10 @@ from flows import registry
 from flows.environment import project_root
 from flows.graph import read_changed, read_graph
 from flows.results import REPORT, Results, as_text, read_results, verdict_lines
-from flows.ui import STORE
 from stages import params
 from stages.command import log, parser_for, run
 from stages.errors import DistilleryError
+from stages.tracking.store import DATABASE
 
 FIRST_RUN = {"offline": "about a quarter of an hour on two cores"}
 """How long a profile takes from nothing, where it was measured."""
@@ -142,7 +142,7 @@ def _named(version: dict[str, Any]) -> str:
 
 def _aliases(root: Path) -> Aliases:
     """Ask the registry which versions have an alias; none where there is no store yet."""
-    if not (root / STORE).is_file() and "MLFLOW_TRACKING_URI" not in os.environ:
+    if not (root / DATABASE).is_file() and "MLFLOW_TRACKING_URI" not in os.environ:
         return {}
     aliases: Aliases = registry.ask(root, "status")
     return aliases

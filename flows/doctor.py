@@ -24,10 +24,11 @@ from urllib.parse import unquote, urlparse
 import psutil
 
 from flows import environment, server
-from flows.ui import PORTS, STORE
+from flows.ui import PORTS
 from stages import params
 from stages.command import parser_for, run, without_secret
 from stages.errors import DistilleryError, SettingsError
+from stages.tracking.store import DATABASE
 
 LOW_DISK_GIB = 5.0
 NO_DISK_GIB = 1.0
@@ -176,13 +177,13 @@ def check_store(root: Path) -> Iterator[Finding]:
     if uri.startswith("http"):
         yield _reachable("MLflow", f"{uri.rstrip('/')}/health")
         return
-    if not (root / STORE).is_file():
-        yield Finding("good", f"{STORE} does not exist yet; the first run makes it")
+    if not (root / DATABASE).is_file():
+        yield Finding("good", f"{DATABASE} does not exist yet; the first run makes it")
         return
     try:
-        places, num_hanging = _read_store(root / STORE)
+        places, num_hanging = _read_store(root / DATABASE)
     except sqlite3.DatabaseError as error:
-        yield Finding("wrong", f"{STORE} cannot be read ({error}); restore a backup")
+        yield Finding("wrong", f"{DATABASE} cannot be read ({error}); restore a backup")
         return
     lost = [place for place in places if place and not _is_there(place)]
     if lost:
@@ -194,7 +195,7 @@ def check_store(root: Path) -> Iterator[Finding]:
     if num_hanging:
         yield Finding("warning", f"{num_hanging} promotions were cut off; the next settles them")
     if not lost:
-        yield Finding("good", f"{STORE} is whole, {len(places)} registered versions")
+        yield Finding("good", f"{DATABASE} is whole, {len(places)} registered versions")
 
 
 def check_prefect(root: Path) -> Iterator[Finding]:

@@ -35,17 +35,13 @@ def with_server(root: Path) -> Iterator[None]:
             yield
         return
     log.info("no Prefect server is configured: starting one for this run (7 to 20 s)")
-    started = server.start_server(root, server.free_port())
-    try:
-        server.wait_until_up(started)
+    with server.running_server(root) as started:
         log.info("Prefect server: %s (while this runs; later: make ui)", started.page)
         with temporary_settings({PREFECT_API_URL: started.api_url}):
             try:
                 yield
             finally:
                 _send_logs()
-    finally:
-        server.stop_server(started)
 
 
 def report_outcome(state: State[Any]) -> None:

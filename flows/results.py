@@ -10,10 +10,10 @@ from typing import Any
 
 from stages.errors import DataError
 from stages.files import read_json
+from stages.params import TEACHER
 
 REPORT = Path("reports/report.html")
 DATA_DOCS = Path("reports/data_docs/index.html")
-TEACHER = "teacher"
 
 
 @dataclass(frozen=True, slots=True)

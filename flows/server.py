@@ -111,6 +111,21 @@ def stop_server(server: Server) -> None:
     processes.stop(server.group, STOP_SECONDS)
 
 
+@contextmanager
+def running_server(root: Path, port: int | None = None) -> Iterator[Server]:
+    """Have a Prefect server that answers for a block, by default at any free port.
+
+    Raises:
+        DistilleryError: it ended, or did not answer in time.
+    """
+    started = start_server(root, free_port() if port is None else port)
+    try:
+        wait_until_up(started)
+        yield started
+    finally:
+        stop_server(started)
+
+
 def answers(api_url: str) -> bool:
     """Tell whether a Prefect server answers at an address."""
     try:

@@ -18,8 +18,8 @@ from flows.environment import project_root
 from stages.command import parser_for, run, without_secret
 from stages.errors import DistilleryError
 from stages.files import SCRATCH
+from stages.tracking.store import DATABASE
 
-STORE = Path("mlruns/mlflow.db")
 PORTS = {"Prefect": 4200, "MLflow": 5000}
 STOP_SECONDS = 10.0
 
@@ -38,8 +38,8 @@ def main(arguments: argparse.Namespace) -> None:
         tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
         if tracking.startswith("http"):
             print(f"MLflow:  {without_secret(tracking)} (MLFLOW_TRACKING_URI)")
-        elif not (root / STORE).is_file():
-            print(f"MLflow:  no runs yet; {STORE} appears with the first: make demo")
+        elif not (root / DATABASE).is_file():
+            print(f"MLflow:  no runs yet; {DATABASE} appears with the first: make demo")
         else:
             watched.append(
                 ("MLflow", pages.enter_context(_mlflow_page(root, arguments.mlflow_port)))
@@ -57,13 +57,8 @@ def main(arguments: argparse.Namespace) -> None:
 @contextmanager
 def _prefect_page(root: Path, port: int) -> Iterator[server.Server]:
     _check_port("Prefect", port, "--prefect-port")
-    started = server.start_server(root, port)
-    try:
-        server.wait_until_up(started)
-        with server.advertised(started):
-            yield started
-    finally:
-        server.stop_server(started)
+    with server.running_server(root, port) as started, server.advertised(started):
+        yield started
 
 
 @contextmanager
@@ -71,8 +66,8 @@ def _mlflow_page(root: Path, port: int) -> Iterator[processes.ProcessGroup]:
     _check_port("MLflow", port, "--mlflow-port")
     command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1"]
     address = ["--host", server.HOST, "--port", str(port)]
-    store = ["--backend-store-uri", f"sqlite:///{root / STORE}"]
-    artifacts = ["--default-artifact-root", (root / STORE.parent / "artifacts").as_uri()]
+    store = ["--backend-store-uri", f"sqlite:///{root / DATABASE}"]
+    artifacts = ["--default-artifact-root", (root / DATABASE.parent / "artifacts").as_uri()]
     log = root / SCRATCH / "mlflow-ui.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:

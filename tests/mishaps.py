@@ -171,23 +171,21 @@ def main() -> None:
         (base / "store").mkdir()
         print(f"MLflow's SQLite is locked: {store_locked(base / 'store')}", flush=True)
         os.chdir(ROOT)
-        started = server.start_server(base, server.free_port())
-        mishaps: dict[str, Callable[[Path], str]] = {
-            "two flows in one workspace": lambda p: two_flows_in_one_workspace(p, started.api_url),
-            "a damaged file in the cache": lambda p: damaged_cache_file(p, started.api_url),
-            "Prefect's SQLite is locked": lambda p: prefect_database_locked(
-                p, started.api_url, base / ".prefect"
-            ),
-            "the server goes and stays away": lambda p: server_gone_for_ever(p, started),
-        }
-        try:
-            server.wait_until_up(started)
+        with server.running_server(base) as started:
+            mishaps: dict[str, Callable[[Path], str]] = {
+                "two flows in one workspace": lambda p: two_flows_in_one_workspace(
+                    p, started.api_url
+                ),
+                "a damaged file in the cache": lambda p: damaged_cache_file(p, started.api_url),
+                "Prefect's SQLite is locked": lambda p: prefect_database_locked(
+                    p, started.api_url, base / ".prefect"
+                ),
+                "the server goes and stays away": lambda p: server_gone_for_ever(p, started),
+            }
             for title, mishap in mishaps.items():
                 project = base / title.replace(" ", "-")
                 project.mkdir()
                 print(f"{title}: {mishap(make_project(project, DVC_YAML))}", flush=True)
-        finally:
-            server.stop_server(started)
 
 
 if __name__ == "__main__":

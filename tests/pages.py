@@ -260,22 +260,20 @@ def main() -> None:
             "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
             "PYTHONPATH": str(folder),
         }
-        started = server.start_server(folder, server.free_port())
         worker = None
-        try:
-            server.wait_until_up(started)
-            os.environ |= {"PREFECT_API_URL": started.api_url, "PWD": str(folder)}
-            subprocess.run([sys.executable, "-m", "flows.deploy"], check=True)
-            command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "local"]
-            log = (out / "worker.log").open("wb")
-            worker = subprocess.Popen(command, stdout=log, stderr=log)
-            with browser_at(Path(name) / "profile") as browser:
-                day(Day(browser, started.page, out), started.api_url)
-        finally:
-            if worker is not None:
-                worker.send_signal(2)
-                worker.wait(60)
-            server.stop_server(started)
+        with server.running_server(folder) as started:
+            try:
+                os.environ |= {"PREFECT_API_URL": started.api_url, "PWD": str(folder)}
+                subprocess.run([sys.executable, "-m", "flows.deploy"], check=True)
+                command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "local"]
+                log = (out / "worker.log").open("wb")
+                worker = subprocess.Popen(command, stdout=log, stderr=log)
+                with browser_at(Path(name) / "profile") as browser:
+                    day(Day(browser, started.page, out), started.api_url)
+            finally:
+                if worker is not None:
+                    worker.send_signal(2)
+                    worker.wait(60)
 
 
 if __name__ == "__main__":

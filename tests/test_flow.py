@@ -12,6 +12,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -66,15 +67,12 @@ STAGES = {"source", "train", "score@a", "score@b", "report", "aside"}
 def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The API address of a server that the tests of this file share."""
     root = tmp_path_factory.mktemp("server")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_HOME", str(root / ".prefect"))
-        patch.setenv("PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS", "2")
-        started = server.start_server(root, server.free_port())
-    try:
-        server.wait_until_up(started)
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PREFECT_HOME", str(root / ".prefect"))
+            patch.setenv("PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS", "2")
+            started = stack.enter_context(server.running_server(root))
         yield started.api_url
-    finally:
-        server.stop_server(started)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -47,14 +48,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def prefect(project: Path) -> Iterator[dict[str, str]]:
     """The variable that names a Prefect server of this project, which then starts none itself."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_HOME", str(project / ".prefect"))
-        started = server.start_server(project, server.free_port())
-    try:
-        server.wait_until_up(started)
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PREFECT_HOME", str(project / ".prefect"))
+            started = stack.enter_context(server.running_server(project))
         yield {"PREFECT_API_URL": started.api_url}
-    finally:
-        server.stop_server(started)
 
 
 def printed(project: Path, program: str) -> list[str]:

@@ -69,6 +69,22 @@ def tune(
     )
 
 
+def tune_on_labels(
+    model: PreTrainedModel,
+    task: dict[str, Any],
+    training: Split,
+    settings: FineTune,
+    launch: Launch,
+    processes: Processes,
+    seed: int,
+) -> None:
+    """Train a model that has the task's head on the task's labels."""
+    schedule = tuning_schedule(settings, precision=settings.precision)
+    batches = ShuffledBatches(training.examples, settings.batch_examples, seed)
+    title = f"{task['name']} seed {seed}"
+    tune(objective(model, task), batches, schedule, launch, processes, seed=seed, title=title)
+
+
 def finetune_once(
     model_folder: Path,
     task: dict[str, Any],
@@ -81,10 +97,7 @@ def finetune_once(
 ) -> tuple[dict[str, float], pa.Table, PreTrainedModel]:
     """Fine-tune with one seed; return the metrics and answers of other splits, and the model."""
     model = open_model(model_folder, task, settings.dropout, seed).to(processes.device)
-    schedule = tuning_schedule(settings, precision=settings.precision)
-    batches = ShuffledBatches(training.examples, settings.batch_examples, seed)
-    title = f"{task['name']} seed {seed}"
-    tune(objective(model, task), batches, schedule, launch, processes, seed=seed, title=title)
+    tune_on_labels(model, task, training, settings, launch, processes, seed)
     given = {split: answers(model, examples, task) for split, examples in judged.items()}
     return scored(given, task), table_of(seed, given), model
 

@@ -25,16 +25,15 @@ from transformers import PreTrainedModel
 
 from stages.command import log, parser_for, run
 from stages.errors import SettingsError
-from stages.evaluation.examples import ShuffledBatches
-from stages.evaluation.finetune import spread, tune, tuning_schedule
+from stages.evaluation.finetune import spread, tune_on_labels
 from stages.evaluation.metrics import headline
-from stages.evaluation.task_models import Split, answers, objective, open_model, read_split, scored
+from stages.evaluation.task_models import Split, answers, open_model, read_split, scored
 from stages.export.graph import write_fp32
 from stages.export.parity import onnx_logits, open_session
 from stages.export.quantise import write_int8
 from stages.export.task_model import BATCH, feeds_of, score_of
 from stages.files import read_json, write_json
-from stages.params import FineTune, Launch, Params, load
+from stages.params import Params, load
 from stages.params.release import Int8
 from stages.students.heads import num_parameters
 from stages.training.processes import Processes, joined_processes
@@ -80,7 +79,7 @@ def compress(
         for seed in params.evaluation.seeds:
             model = open_model(model_folder, task, settings.dropout, seed).to(processes.device)
             maps = [] if sparsity is None else prune_smallest(model, sparsity)
-            _tune(model, task, training, settings, params.launch, processes, seed)
+            tune_on_labels(model, task, training, settings, params.launch, processes, seed)
             if sparsity is None:
                 value, size = _as_int8(model.cpu(), judged, task)
             else:
@@ -130,21 +129,6 @@ def what_is_left(model: PreTrainedModel, maps: Iterable[nn.Module]) -> dict[str,
         "num_parameters": left,
         "weights_megabytes": round((left * BYTES_PER_WEIGHT + mask_bits / 8) / 1e6, 3),
     }
-
-
-def _tune(
-    model: PreTrainedModel,
-    task: dict[str, Any],
-    training: Split,
-    settings: FineTune,
-    launch: Launch,
-    processes: Processes,
-    seed: int,
-) -> None:
-    schedule = tuning_schedule(settings, precision=settings.precision)
-    batches = ShuffledBatches(training.examples, settings.batch_examples, seed)
-    title = f"{task['name']} seed {seed}"
-    tune(objective(model, task), batches, schedule, launch, processes, seed=seed, title=title)
 
 
 def _as_int8(

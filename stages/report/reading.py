@@ -14,9 +14,9 @@ from typing import Any
 from stages.evaluation.predictions import SeedAnswers, read_predictions
 from stages.evaluation.tasks import get_task
 from stages.files import read_json
+from stages.params import TEACHER
 
 Json = Mapping[str, Any]
-TEACHER = "teacher"
 NOT_LOSSES = {"step", "learning_rate", "tokens_per_second", "mfu", "grad_norm"}
 """Columns of a training curve that are measured beside the losses."""
 

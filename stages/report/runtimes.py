@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stages.report.reading import TEACHER, Json, Reports
+from stages.params import TEACHER
+from stages.report.reading import Json, Reports
 from stages.report.sections import Bar, Model
 from stages.report.wording import fixed, times
 

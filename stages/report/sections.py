@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from stages.params import TEACHER
 from stages.report.pictures import (
     Lane,
     Line,
@@ -17,7 +18,7 @@ from stages.report.pictures import (
     score_against,
     seed_dots,
 )
-from stages.report.reading import TEACHER, Json, Reports, smallest_batch
+from stages.report.reading import Json, Reports, smallest_batch
 from stages.report.wording import count, fixed, percent
 
 TERMS = {"ce": "the teacher\u2019s soft targets", "mlm": "masked tokens", "cos": "hidden states"}

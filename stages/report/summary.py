@@ -17,7 +17,8 @@ from stages.evaluation.intervals import (
     Interval,
     retention_intervals,
 )
-from stages.report.reading import TEACHER, Json, Reports, smallest_batch
+from stages.params import TEACHER
+from stages.report.reading import Json, Reports, smallest_batch
 
 
 def summarise(reports: Reports, profile: str, baseline: str | None) -> dict[str, Any]:

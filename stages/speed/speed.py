@@ -25,6 +25,7 @@ from stages.command import log, parser_for, run
 from stages.export.graph import write_fp32
 from stages.export.quantise import write_int8
 from stages.files import write_json
+from stages.params import TEACHER
 from stages.params.release import Int8
 from stages.speed.memory import peak_growth
 from stages.speed.published import one_pass
@@ -34,7 +35,6 @@ from stages.students.flops import encoder_gflops
 from stages.students.heads import num_parameters
 from stages.training.energy import energy_meter
 
-TEACHER = "teacher"
 TORCH, FP32, INT8 = "PyTorch", "ONNX fp32", "ONNX INT8"
 
 

@@ -23,6 +23,8 @@ PREVIOUS = "previous"
 """Alias names. MLflow keeps `Champion` and `champion` apart, so nothing else spells them."""
 
 SQLITE = "sqlite:///"
+DATABASE = Path("mlruns/mlflow.db")
+"""Below the project."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ def open_store(root: Path = Path()) -> Store:
     """Open the store of a repository, making its database at first use (about ten seconds)."""
     mlflow = import_mlflow()
     given = os.environ.get("MLFLOW_TRACKING_URI")
-    uri = given or f"{SQLITE}{(root / 'mlruns' / 'mlflow.db').resolve()}"
+    uri = given or f"{SQLITE}{(root / DATABASE).resolve()}"
     folder = None
     if uri.startswith(SQLITE):
         database = Path(uri.removeprefix(SQLITE)).resolve()
