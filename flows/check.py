@@ -14,6 +14,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.client.schemas import State
 from prefect.states import Completed, Failed
 
+from flows import own_files
 from flows.environment import project_root
 from flows.graph import read_changed, read_graph
 from flows.records import report_outcome, with_server
@@ -29,9 +30,11 @@ def check() -> State[Any]:
     """Say which stages `distillation` would run, and why. Nothing is started."""
     try:
         root = project_root()
-        params.load(root / params.PARAMS)
+        settings = params.load(root / params.PARAMS)
         graph = read_graph()
         changed = read_changed()
+        for name, said in own_files.changed(root, settings).items():
+            changed.setdefault(name, []).append(said)
     except DistilleryError as error:
         return Failed(message=str(error))
     stale = graph.downstream_of(changed)

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from flows import registry
+from flows import own_files, registry
 from flows.environment import project_root
 from flows.graph import read_changed, read_graph
 from flows.results import REPORT, Results, as_text, read_results, verdict_lines
@@ -44,6 +44,8 @@ def main(arguments: argparse.Namespace) -> None:
         graph = read_graph()
         stale = graph.downstream_of(read_changed())
         aliases = asked.result()
+    for said in own_files.changed(root, settings).values():
+        log.warning(said)
     if not stale and "champion" in aliases:
         log.info("Everything is up to date and there is a champion: nothing to do.")
         show(root, aliases)

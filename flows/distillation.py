@@ -27,6 +27,7 @@ from prefect.futures import PrefectFuture, wait
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from flows import own_files
 from flows.artifacts import write_artifacts
 from flows.choices import AS_IT_IS, Profile, Targets
 from flows.environment import project_root
@@ -96,6 +97,8 @@ def distillation(
         len(graph.stages) - len(stale),
         settings.profile,
     )
+    for said in own_files.changed(root, settings).values():
+        get_run_logger().warning(said)
     run = Run(
         root=root,
         slots=Slots(settings.launch.parallel_stages, num_cores()),

@@ -23,7 +23,7 @@ from urllib.parse import unquote, urlparse
 
 import psutil
 
-from flows import environment, server
+from flows import environment, own_files, server
 from flows.ui import PORTS
 from stages import params
 from stages.command import parser_for, run, without_secret
@@ -100,6 +100,8 @@ def check_settings(root: Path) -> Iterator[Finding]:
     yield Finding("good", f"params.yaml is valid: profile {settings.profile}")
     if settings.hub_root is not None and not (root / settings.hub_root).is_dir():
         yield Finding("wrong", f"hub_root = {settings.hub_root} is not a folder")
+    for said in own_files.changed(root, settings).values():
+        yield Finding("warning", said)
 
 
 def check_telemetry(root: Path) -> Iterator[Finding]:

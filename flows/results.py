@@ -131,8 +131,9 @@ def _notes(summary: dict[str, Any]) -> tuple[str, ...]:
         "the student's score / the teacher's.",
         "Held-out KL: nats per token between teacher and student on unseen text, lower is better.",
     ]
-    if not any(task["is_glue"] for task in summary["tasks"]):
-        notes.append("The tasks are made from the corpus; they are not GLUE.")
+    derived = [task["title"] for task in summary["tasks"] if task["is_derived"]]
+    if derived:
+        notes.append(f"Made from the corpus and not GLUE: {', '.join(derived)}.")
     if summary["baseline"]:
         notes.append(f"{summary['baseline']} is the same student trained without its teacher.")
     return tuple(notes)

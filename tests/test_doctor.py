@@ -9,12 +9,14 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from flows import cleanup, doctor
 from flows.doctor import Finding
 from stages.errors import DistilleryError
 
 ROOT = Path(__file__).resolve().parent.parent
+WHAT_IS_MADE = ("documents/novels", "tasks/genre")
 
 
 def states(findings: object) -> list[str]:
@@ -73,6 +75,27 @@ def test_a_check_that_breaks_does_not_hide_the_others(
     said = capsys.readouterr().out
     assert "the check itself failed: ZeroDivisionError()" in said
     assert "params.yaml is valid" in said
+
+
+def test_files_that_changed_after_they_were_read_are_named(project: Path) -> None:
+    own = {"folder": "raw/genre", "texts": ["line"], "labels": ["a", "b"], "metrics": ["mcc"]}
+    settings = yaml.safe_load((project / "params.yaml").read_text())
+    settings["corpus"]["sources"] = {"novels": {"kind": "books", "files": ["raw/*.txt"]}}
+    settings["evaluation"] |= {"tasks": ["genre"], "own_tasks": {"genre": own}}
+    (project / "params.yaml").write_text(yaml.safe_dump(settings))
+    plant(project / "raw" / "emma.txt", days_old=3)
+    plant(project / "raw" / "genre" / "train.tsv", days_old=3)
+    made = [plant(project / "data" / name / "x", 1).parent for name in WHAT_IS_MADE]
+    for folder in (project / "raw", project / "raw" / "genre"):
+        os.utime(folder, (time.time() - 3 * 86400,) * 2)
+    assert states(doctor.check_settings(project)) == ["good"]
+    os.utime(project / "raw" / "emma.txt")
+    os.utime(project / "raw" / "genre")
+    for folder in made:
+        os.utime(folder, (time.time() - 86400,) * 2)
+    said = [finding.said for finding in doctor.check_settings(project)]
+    assert "emma.txt changed after documents@novels had read it" in said[1]
+    assert said[2].endswith("read it again: dvc repro --force --single-item tasks@genre")
 
 
 def test_locks_of_a_dead_dvc_are_told_from_those_of_a_living_one(project: Path) -> None:

@@ -30,7 +30,7 @@ def reports(tmp_path: Path) -> Path:
     summary = {
         "profile": "offline",
         "baseline": "mlm_only",
-        "tasks": [{"name": "cola", "title": "Acceptability", "is_glue": False}],
+        "tasks": [{"name": "cola", "title": "Acceptability", "is_derived": True}],
         "average_convention": "mean_of_tasks",
         "gate": {"small": False},
         "models": {
@@ -84,7 +84,7 @@ def test_a_row_says_each_number_with_its_unit_and_a_missing_one_as_a_dash(report
 def test_tasks_made_from_the_corpus_are_never_called_glue(reports: Path) -> None:
     results = read_results(reports)
     assert results is not None
-    assert "The tasks are made from the corpus; they are not GLUE." in results.notes
+    assert "Made from the corpus and not GLUE: Acceptability." in results.notes
 
 
 def test_the_verdict_names_each_check_that_failed(reports: Path) -> None:

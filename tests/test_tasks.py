@@ -42,9 +42,9 @@ def test_a_derived_task_says_so_in_its_title():
 def test_ax_is_a_split_of_mnli_with_a_metric_of_its_own():
     mnli = get_task("mnli")
     assert mnli.test_splits == ("test_matched", "test_mismatched", "ax")
-    assert split_metrics(mnli, "validation_matched") == ("accuracy",)
-    assert split_metrics(mnli, "ax") == ("mcc",)
-    assert metric_key(mnli, "mcc", "ax") == "mcc_ax"
+    assert split_metrics(mnli.metrics, "validation_matched") == ("accuracy",)
+    assert split_metrics(mnli.metrics, "ax") == ("mcc",)
+    assert metric_key("mcc", "ax", "validation_matched") == "mcc_ax"
 
 
 def test_squad_is_scored_by_f1_and_mrpc_by_both_its_metrics():
@@ -76,9 +76,9 @@ def test_a_regression_has_no_label_names():
 
 
 def test_mismatched_mnli_has_metrics_of_its_own():
-    mnli = get_task("mnli")
-    assert metric_key(mnli, "accuracy", "validation_matched") == "accuracy"
-    assert metric_key(mnli, "accuracy", "validation_mismatched") == "accuracy_mismatched"
+    matched, mismatched = get_task("mnli").validation_splits
+    assert metric_key("accuracy", matched, matched) == "accuracy"
+    assert metric_key("accuracy", mismatched, matched) == "accuracy_mismatched"
 
 
 def test_cola_has_its_published_size_and_texts(hub: params.Params):

@@ -3,8 +3,11 @@
 These files are not CSV: a quotation mark is a character like any other and a line is an example,
 so they are split at tabs and nothing else. CoLA's train and dev files have no header. QQP's train
 file has some broken rows, which the hub leaves out and so are left out here, counted in a warning.
+The TSV files of a task of one's own are read alike; their header names the columns, and their
+labels are names.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +53,17 @@ DIAGNOSTICS = (
 
 def has_task(root: Path, spec: TaskSpec) -> bool:
     """Say whether `root` holds the task's official train file."""
-    return spec.name in LAYOUTS and _path(root, spec, "train").is_file()
+    path = path_of(root, spec, "train")
+    return path is not None and path.is_file()
+
+
+def path_of(root: Path, spec: TaskSpec, split: str) -> Path | None:
+    """Return where a split's file would be; None for a task that has no such files."""
+    if spec.is_own:
+        return root / f"{split}.tsv"
+    if spec.name not in LAYOUTS:
+        return None
+    return root / LAYOUTS[spec.name].folder / f"{split.replace('validation', 'dev')}.tsv"
 
 
 def read_split(root: Path, spec: TaskSpec, split: str) -> list[Example]:
@@ -68,15 +81,12 @@ def read_split(root: Path, spec: TaskSpec, split: str) -> list[Example]:
             f"{root} has no diagnostic set; GLUE's is one of: "
             + ", ".join(name for name, _ in DIAGNOSTICS)
         )
-    path = _path(root, spec, split)
-    if not path.is_file():
+    path = path_of(root, spec, split)
+    if path is None or not path.is_file():
         raise DataError(f"{path} does not exist; task {spec.name} needs it for its {split} split")
-    labelled = not split.startswith("test")
-    return list(_examples(path, spec, LAYOUTS[spec.name], labelled=labelled))
-
-
-def _path(root: Path, spec: TaskSpec, split: str) -> Path:
-    return root / LAYOUTS[spec.name].folder / f"{split.replace('validation', 'dev')}.tsv"
+    own = Layout("", spec.columns, "label", numbered=False)
+    layout = own if spec.is_own else LAYOUTS[spec.name]
+    return list(_examples(path, spec, layout, labelled=not split.startswith("test")))
 
 
 def _examples(
@@ -132,7 +142,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def _label_parser(spec: TaskSpec, layout: Layout) -> Callable[[str], int | float]:
     if spec.kind == "regression":
-        return _similarity
+        return _number if spec.is_own else _similarity
     assert spec.labels is not None
     written = [str(i) for i in range(len(spec.labels))] if layout.numbered else list(spec.labels)
     ids = {text: i for i, text in enumerate(written)}
@@ -143,6 +153,16 @@ def _label_parser(spec: TaskSpec, layout: Layout) -> Callable[[str], int | float
         return ids[text]
 
     return parse
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"label '{text}' is not a number")
+    return value
 
 
 def _similarity(text: str) -> float:

@@ -1,7 +1,8 @@
 """The `tasks@` stage: the labelled examples of one task, in one form whatever their source.
 
-A derived task is made from data/curated. GLUE, SQuAD and IMDb are read from the folder
-`evaluation.task_root` (GLUE's official TSV layout, or Parquet), else from the hub or `hub_root`.
+A derived task is made from data/curated, and one of your own is read from its folder. GLUE, SQuAD
+and IMDb are read from the folder `evaluation.task_root` (GLUE's official TSV layout, or Parquet),
+else from the hub or `hub_root`.
 Splits with hidden labels are taken along where `evaluation.predict_test` asks for them.
 
 Run: python -m stages.evaluation.prepare --task cola --curated data/curated --out data/tasks/cola
@@ -23,7 +24,9 @@ from stages.evaluation.tasks import AX, TaskSpec, get_task
 
 def prepare(spec: TaskSpec, curated: Path, settings: params.Params) -> tuple[TaskData, str]:
     """Return a task's examples, and a sentence that says where they are from."""
-    if spec.dataset is None:
+    if spec.is_own:
+        return read_folder(spec, Path(settings.evaluation.own_tasks[spec.name].folder))
+    if spec.is_derived:
         return (
             derive(spec.name, curated, settings.seed),
             "made from the corpus, labels true by construction; this is not GLUE",
@@ -45,7 +48,7 @@ def read_folder(
     Raises:
         DataError: the folder has the task in neither form, or a file is not as it must be.
     """
-    for module, form in ((official_tsv, "official TSV"), (task_parquet, "Parquet")):
+    for module, form in ((official_tsv, "TSV"), (task_parquet, "Parquet")):
         if module.has_task(root, spec):
             data = TaskData(
                 spec.labels,
@@ -54,12 +57,11 @@ def read_folder(
                 {split: module.read_split(root, spec, split) for split in test_splits},
             )
             return data, f"{spec.title}, {form} files of a folder"
-    tsv = official_tsv.LAYOUTS.get(spec.name)
-    forms = [f"{tsv.folder}/train.tsv"] if tsv else []
-    raise DataError(
-        f"task {spec.name}: evaluation.task_root = {root} has none of "
-        + ", ".join([*forms, f"{spec.name}/train.parquet", f"{spec.name}/train-*-of-*.parquet"])
-    )
+    tsv = official_tsv.path_of(root, spec, "train")
+    wanted = [str(tsv.relative_to(root))] if tsv else []
+    wanted += task_parquet.names_of(spec, "train")
+    key = f"own_tasks.{spec.name}.folder" if spec.is_own else "task_root"
+    raise DataError(f"task {spec.name}: evaluation.{key} = {root} has none of {', '.join(wanted)}")
 
 
 def read_hub(
@@ -116,7 +118,7 @@ def _rows(spec: TaskSpec, rows: Any) -> Rows:
 def main(arguments: argparse.Namespace) -> None:
     """Write the folder of one task."""
     settings = params.load()
-    spec = get_task(arguments.task)
+    spec = get_task(arguments.task, settings.evaluation.own_tasks)
     data, source = prepare(spec, arguments.curated, settings)
     write_task(spec, data, source, arguments.out)
     splits = {"train": data.train, **data.validation, **data.test}
@@ -126,5 +128,5 @@ def main(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = parser_for(__doc__, ["curated", "out"])
-    parser.add_argument("--task", required=True, help="a name in stages/evaluation/tasks.py")
+    parser.add_argument("--task", required=True, help="a name that evaluation.tasks may have")
     run(main, parser)

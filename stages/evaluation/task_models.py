@@ -18,7 +18,7 @@ from stages.evaluation.predictions import Predictions
 from stages.evaluation.spans import SpanLoss, answer, open_span_model
 from stages.evaluation.squad_metrics import score_answers
 from stages.evaluation.task_folder import HIDDEN
-from stages.evaluation.tasks import get_task, metric_key, split_metrics
+from stages.evaluation.tasks import metric_key, split_metrics
 from stages.evaluation.windows import Windows, read_windows
 from stages.params import FineTune
 
@@ -102,7 +102,7 @@ def answers(model: PreTrainedModel, split: Split, task: dict[str, Any]) -> Predi
 
 def scored(by_split: dict[str, Predictions], task: dict[str, Any]) -> dict[str, float]:
     """Return the metrics of every split with public labels, under their names in reports."""
-    spec = get_task(task["name"])
+    headline = task["validation_splits"][0]
     found: dict[str, float] = {}
     for split, given in by_split.items():
         if given.truth is None:
@@ -110,7 +110,7 @@ def scored(by_split: dict[str, Predictions], task: dict[str, Any]) -> dict[str, 
         elif np.any(given.truth == HIDDEN):
             continue
         else:
-            names = split_metrics(spec, split)
+            names = split_metrics(task["metrics"], split)
             metrics = score(names, given.answers, given.truth)
-        found |= {metric_key(spec, name, split): value for name, value in metrics.items()}
+        found |= {metric_key(name, split, headline): value for name, value in metrics.items()}
     return found

@@ -1,7 +1,8 @@
 """Tasks from a folder of Parquet files: cola/train.parquet, mnli/validation_matched.parquet ...
 
 A split may be in pieces, as the hub names them: cola/train-00000-of-00002.parquet. Columns are the
-hub's (docs/evaluation.md). Labels are ids in the task table's order, or the table's names.
+hub's (docs/evaluation.md). Labels are ids in the task table's order, or the table's names. A task
+of one's own has its columns and labels from the settings, and a folder to itself.
 """
 
 import json
@@ -30,21 +31,20 @@ def read_split(root: Path, spec: TaskSpec, split: str) -> Rows:
     """
     files = _files(root, spec, split)
     if not files:
-        raise DataError(
-            f"{root / _folder(spec, split)} has no {split}.parquet; task {spec.name} needs it"
-        )
+        raise DataError(f"{root} has no {names_of(spec, split)[0]}; task {spec.name} needs it")
     return [row for file in files for row in _rows(file, spec)]
 
 
-def _folder(spec: TaskSpec, split: str) -> str:
-    return AX if split == AX else spec.name
+def names_of(spec: TaskSpec, split: str) -> list[str]:
+    """Return the patterns, seen from the root, that a split's files may match."""
+    folder = "" if spec.is_own else f"{AX if split == AX else spec.name}/"
+    name = "test" if split == AX else split
+    return [f"{folder}{name}.parquet", f"{folder}{name}-*-of-*.parquet"]
 
 
 def _files(root: Path, spec: TaskSpec, split: str) -> list[Path]:
-    folder = root / _folder(spec, split)
-    name = "test" if split == AX else split
-    whole = folder / f"{name}.parquet"
-    return [whole] if whole.is_file() else sorted(folder.glob(f"{name}-*-of-*.parquet"))
+    whole, pieces = names_of(spec, split)
+    return [root / whole] if (root / whole).is_file() else sorted(root.glob(pieces))
 
 
 def _rows(path: Path, spec: TaskSpec) -> Rows:

@@ -5,11 +5,12 @@ begin with entailment, WNLI does not. `check_labels` refuses data in any other o
 model fine-tuned on one order and scored in another looks merely bad.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from stages.errors import DataError, SettingsError
+from stages.params import OwnTask
 
 Kind = Literal["classification", "regression", "span"]
 GLUE, SQUAD, IMDB = "nyu-mll/glue", "rajpurkar/squad", "stanfordnlp/imdb"
@@ -31,7 +32,7 @@ class TaskSpec:
     columns: tuple[str, ...]
     """The hub's text columns, which become text_a and text_b."""
     dataset: str | None = GLUE
-    """The hub's dataset; None for a task made from the corpus."""
+    """The hub's dataset; None for a task made from the corpus, or of the user's own."""
     config: str | None = None
     """The dataset's configuration; the task's name where None."""
     validation_splits: tuple[str, ...] = ("validation",)
@@ -40,6 +41,8 @@ class TaskSpec:
     """Splits with hidden labels, predicted for GLUE's server and never scored but for AX."""
     score_metrics: tuple[str, ...] | None = None
     """Metrics whose mean is the task's score; all of them where None."""
+    is_own: bool = False
+    """Whether it is the user's, from `evaluation.own_tasks`."""
 
     @property
     def pair(self) -> bool:
@@ -54,7 +57,7 @@ class TaskSpec:
     @property
     def is_derived(self) -> bool:
         """Whether the examples are made from the corpus."""
-        return self.dataset is None
+        return self.dataset is None and not self.is_own
 
     @property
     def scored_by(self) -> tuple[str, ...]:
@@ -195,18 +198,38 @@ TASKS: dict[str, TaskSpec] = {
 }
 
 
-def get_task(name: str) -> TaskSpec:
-    """Return the task of this name.
+def get_task(name: str, own: Mapping[str, OwnTask] | None = None) -> TaskSpec:
+    """Return the task of this name, of the table or of the user's own.
 
     Raises:
-        SettingsError: there is none; the message lists those there are.
+        SettingsError: there is none, or there are two; the message lists those there are.
     """
-    try:
-        return TASKS[name]
-    except KeyError:
+    own = own or {}
+    if name in own and name in TASKS:
         raise SettingsError(
-            f"evaluation.tasks: there is no task '{name}'; there are: {', '.join(TASKS)}"
-        ) from None
+            f"evaluation.own_tasks: '{name}' is a task already; give yours another name"
+        )
+    if name in own:
+        return _own_task(name, own[name])
+    if name in TASKS:
+        return TASKS[name]
+    raise SettingsError(
+        f"evaluation.tasks: there is no task '{name}'; there are: {', '.join([*TASKS, *own])}; "
+        "one of your own stands under evaluation.own_tasks"
+    )
+
+
+def _own_task(name: str, settings: OwnTask) -> TaskSpec:
+    return TaskSpec(
+        name,
+        f"{name} (own)",
+        "classification" if settings.labels else "regression",
+        tuple(settings.labels) if settings.labels else None,
+        tuple(settings.metrics),
+        tuple(settings.texts),
+        dataset=None,
+        is_own=True,
+    )
 
 
 def check_labels(spec: TaskSpec, feature_names: Sequence[str] | None) -> None:
@@ -228,16 +251,14 @@ def check_labels(spec: TaskSpec, feature_names: Sequence[str] | None) -> None:
         )
 
 
-def split_metrics(spec: TaskSpec, split: str) -> tuple[str, ...]:
-    """Return the metrics that a split is scored by: AX has one of its own."""
-    return ("mcc",) if split == AX else spec.metrics
+def split_metrics(metrics: Sequence[str], split: str) -> Sequence[str]:
+    """Return the metrics that a split is scored by, the task's: AX has one of its own."""
+    return ("mcc",) if split == AX else metrics
 
 
-def metric_key(spec: TaskSpec, metric: str, split: str) -> str:
+def metric_key(metric: str, split: str, headline: str) -> str:
     """Return the key of a metric in reports: plain for the headline split, suffixed for others.
 
     MNLI has `accuracy` (matched) and `accuracy_mismatched`, and `mcc_ax` where AX is labelled.
     """
-    if split == spec.validation_splits[0]:
-        return metric
-    return f"{metric}_{split.removeprefix('validation_')}"
+    return metric if split == headline else f"{metric}_{split.removeprefix('validation_')}"

@@ -69,6 +69,7 @@ from stages.params.students import (
 )
 from stages.params.tasks import (
     Augmentation,
+    OwnTask,
     TaskDistillation,
     TaskPhase,
 )
@@ -131,6 +132,7 @@ __all__ = [
     "MobileBertShape",
     "ObjectiveSettings",
     "OtherTeacher",
+    "OwnTask",
     "Params",
     "ParquetSource",
     "Patience",

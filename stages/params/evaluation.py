@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from stages.params.base import Fraction, Name, Positive, Settings
-from stages.params.tasks import TaskDistillation
+from stages.params.tasks import OwnTask, TaskDistillation
 
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 Epochs = Annotated[float, Field(gt=0)]
@@ -83,6 +83,8 @@ class Evaluation(Settings):
     task_root: str | None = None
     """A folder of GLUE's official TSV files, or of Parquet files; null reads the hub or hub_root.
     """
+    own_tasks: dict[Name, OwnTask] = Field(default_factory=dict)
+    """Tasks of your own, which `tasks` may name beside those of stages/evaluation/tasks.py."""
     predict_test: bool = False
     """Whether GLUE's unlabelled test splits are predicted too, for its server (docs/evaluation.md).
     """

@@ -1,4 +1,4 @@
-"""Settings of distillation on a task: its phases, and more of its text."""
+"""Settings of tasks: those of your own, and distillation on a task, with more of its text."""
 
 from typing import Literal
 
@@ -6,6 +6,37 @@ from pydantic import Field, model_validator
 
 from stages.params.base import Fraction, Name, Positive, Settings
 from stages.params.objectives import ObjectiveSettings
+
+
+class OwnTask(Settings):
+    """A task of your own: train and validation files, TSV or Parquet, in a folder."""
+
+    folder: str
+    """With train.tsv and validation.tsv, or the same as Parquet; columns `texts` and `label`."""
+    texts: list[str] = Field(min_length=1, max_length=2)
+    """The column that is read, or the two of a pair."""
+    labels: list[str] | None = Field(min_length=2)
+    """Names in id order; null where the answer is a number."""
+    metrics: list[Literal["accuracy", "f1", "mcc", "pearson", "spearman"]] = Field(min_length=1)
+    """The task's score is 100 times their mean."""
+
+    @model_validator(mode="after")
+    def _metrics_fit(self) -> "OwnTask":
+        if self.labels is None:
+            fitting = {"pearson", "spearman"}
+        else:
+            # F1 is that of the second label.
+            fitting = {"accuracy", "mcc"} | ({"f1"} if len(self.labels) == 2 else set())
+            if len(set(self.labels)) < len(self.labels):
+                raise ValueError(f"labels: {', '.join(self.labels)} has a name twice")
+        for metric in self.metrics:
+            if metric not in fitting:
+                answers = "numbers" if self.labels is None else f"{len(self.labels)} labels"
+                raise ValueError(
+                    f"metrics names {metric}, which does not score {answers}; what does: "
+                    f"{', '.join(sorted(fitting))}"
+                )
+        return self
 
 
 class Augmentation(Settings):

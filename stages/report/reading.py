@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from stages.evaluation.predictions import SeedAnswers, read_predictions
-from stages.evaluation.tasks import get_task
 from stages.files import read_json
 from stages.params import TEACHER
 
@@ -80,22 +79,23 @@ def load_reports(
         DataError: a report that the page cannot do without is absent; the message names it.
     """
     models = [TEACHER, *students]
+    finetune = {
+        model: {task: read_json(folder / "finetune" / model / f"{task}.json") for task in tasks}
+        for model in models
+    }
     return Reports(
         teacher=read_json(folder / "teacher.json"),
         students={name: read_json(folder / "students" / f"{name}.json") for name in students},
-        finetune={
-            model: {task: read_json(folder / "finetune" / model / f"{task}.json") for task in tasks}
-            for model in models
-        },
+        finetune=finetune,
         answers={
             model: {
                 task: read_predictions(
                     folder / "predictions" / model / f"{task}.parquet",
-                    get_task(task).validation_splits[0],
+                    next(iter(report["num_validation"])),
                 )
-                for task in tasks
+                for task, report in reports.items()
             }
-            for model in models
+            for model, reports in finetune.items()
         },
         speed=read_json(folder / "speed.json"),
         corpus=_optional(folder / "corpus.json"),

@@ -25,7 +25,7 @@ def matching(name: str, settings: FilesSource, tally: Tally) -> list[Path]:
     workspace = Path.cwd().resolve()
     found = set()
     for pattern in settings.files:
-        matches = [path for path in _expand(pattern) if path.is_file()]
+        matches = [path for path in expand(pattern) if path.is_file()]
         if not matches:
             raise DataError(
                 f"params.yaml: corpus.sources.{name}.files: no file matches '{pattern}' "
@@ -68,13 +68,13 @@ def documents_of_files(
     yield from islice(found, settings.max_documents)
 
 
-def _expand(pattern: str) -> Iterator[Path]:
+def expand(pattern: str, workspace: Path = Path()) -> Iterator[Path]:
     """Yield what a pattern matches; relative ones are seen from the workspace."""
     path = Path(pattern)
     if path.is_absolute():
         yield from Path(path.anchor).glob(str(path.relative_to(path.anchor)))
     else:
-        yield from Path().glob(pattern)
+        yield from workspace.glob(pattern)
 
 
 def lines(path: Path, tally: Tally) -> Iterator[str]:

@@ -1,0 +1,50 @@
+"""Files of the user's own that changed after a stage had read them.
+
+DVC watches the settings that name them and not the files: what is in them may be anything, from
+anywhere. So a run would find everything up to date; this is what says that it is not.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from stages.corpus.sources.files import expand
+from stages.params import FilesSource, Params
+
+
+def changed(root: Path, settings: Params) -> dict[str, str]:
+    """Return the stages whose files are newer than what was made of them, and what to do."""
+    found = {}
+    for stage, (made, files) in _watched(root, settings).items():
+        if not made.is_dir():
+            continue
+        # A file that went, or came with an old date, shows in its folder.
+        times = {path: path.stat().st_mtime for file in files for path in (file, file.parent)}
+        newest = max(times, key=times.__getitem__, default=None)
+        # The folder's own time: DVC may put old files of the same content into it.
+        if newest is not None and times[newest] > made.stat().st_mtime:
+            found[stage] = (
+                f"{newest} changed after {stage} had read it, and DVC does not look into it; "
+                f"to read it again: dvc repro --force --single-item {stage}"
+            )
+    return found
+
+
+def _watched(root: Path, settings: Params) -> Mapping[str, tuple[Path, list[Path]]]:
+    """Return for each stage that reads own files the folder it makes, and the files."""
+    watched = {
+        f"documents@{name}": (
+            root / "data" / "documents" / name,
+            [path for pattern in source.files for path in expand(pattern, root) if path.is_file()],
+        )
+        for name, source in settings.corpus.sources.items()
+        if isinstance(source, FilesSource)
+    }
+    for name, task in settings.evaluation.own_tasks.items():
+        if name in settings.evaluation.tasks:
+            files = list(_files(root / task.folder))
+            watched[f"tasks@{name}"] = (root / "data" / "tasks" / name, files)
+    return watched
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())
