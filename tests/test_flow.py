@@ -64,18 +64,6 @@ STAGES = {"source", "train", "score@a", "score@b", "report", "aside"}
 
 
 @pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The API address of a server that the tests of this file share."""
-    root = tmp_path_factory.mktemp("server")
-    with ExitStack() as stack:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PREFECT_HOME", str(root / ".prefect"))
-            patch.setenv("PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS", "2")
-            started = stack.enter_context(server.running_server(root))
-        yield started.api_url
-
-
-@pytest.fixture(scope="module")
 def first_run(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
@@ -84,6 +72,22 @@ def first_run(
     for name in ("a", "b"):
         (root / f"rule-{name}.sh").write_text("true\n", encoding="utf-8")
     return root, run_flow(root)
+
+
+@pytest.fixture(scope="module")
+def prefect(
+    first_run: tuple[Path, object], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The API address of a server that the tests of this file share."""
+    root = tmp_path_factory.mktemp("server")
+    # With a database that is made already.
+    shutil.copytree(first_run[0] / ".prefect", root / ".prefect")
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PREFECT_HOME", str(root / ".prefect"))
+            patch.setenv("PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS", "2")
+            started = stack.enter_context(server.running_server(root))
+        yield started.api_url
 
 
 @pytest.fixture

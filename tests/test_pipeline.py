@@ -37,22 +37,26 @@ def run(project: Path, *command: str, timeout: float = 600, **variables: str) ->
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project after its first demo."""
-    folder = make_project(tmp_path_factory.mktemp("pipeline"))
-    output = run(folder, "flows.demo")
-    assert "Champion: distilbert-student version 1 (distilbert)" in output
-    return folder
+def new_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_project(tmp_path_factory.mktemp("pipeline"))
 
 
 @pytest.fixture(scope="module")
-def prefect(project: Path) -> Iterator[dict[str, str]]:
-    """The variable that names a Prefect server of this project, which then starts none itself."""
+def prefect(new_project: Path) -> Iterator[dict[str, str]]:
+    """The variable that names a Prefect server; without any: tests/test_flow.py."""
     with ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PREFECT_HOME", str(project / ".prefect"))
-            started = stack.enter_context(server.running_server(project))
+            patch.setenv("PREFECT_HOME", str(new_project / ".prefect"))
+            started = stack.enter_context(server.running_server(new_project))
         yield {"PREFECT_API_URL": started.api_url}
+
+
+@pytest.fixture(scope="module")
+def project(new_project: Path, prefect: dict[str, str]) -> Path:
+    """A project after its first demo."""
+    output = run(new_project, "flows.demo", **prefect)
+    assert "Champion: distilbert-student version 1 (distilbert)" in output
+    return new_project
 
 
 def printed(project: Path, program: str) -> list[str]:
