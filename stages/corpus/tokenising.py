@@ -1,32 +1,34 @@
 """From text to token ids, and to where the sentences begin.
 
-The ids are the tokenizer library's own. It is asked in the two ways that cost it least: for many
-sentences at once, with a mark between them that becomes an id of its own, since every text that it
-is given has its price; and without its normaliser where the text is printable ASCII,
-which is nearly all of English: all that BERT's normaliser does to that is to lower it, and its
-bookkeeping takes a third of the tokenizer's time.
+The ids are the tokenizer library's own, but it is asked for every word only once. BERT's normaliser
+and pre-tokenizer never look past a space or an ASCII punctuation mark, so the ids of what stands
+between two of these depend on nothing else, and are remembered. What is left to do for a text is to
+cut it there, which needs no more than the class of each of its bytes.
 """
 
+import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby, pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from stages.corpus.reading import SpecialIds
 from stages.errors import DataError
 
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-MARK = "\x1e"
-"""Stands between sentences: a control character, which BERT's normaliser would remove."""
-SENTENCES_PER_RUN = 16
-"""Some kilobytes: for fewer the library's cost of a text shows, for more its want of memory."""
-RUNS_PER_CALL = 256
+SENTENCES_AT_A_TIME = 4096
+"""Half a megabyte, of which everything is held several times."""
+MAX_REMEMBERED_BYTES = 4_000_000
+"""Of words; with all that belongs to them it is twenty times as much."""
 MAX_SENTENCE_CHARACTERS = 10_000
 """What is longer is no sentence, and is cut: the library needs hundreds of bytes a character."""
+IN_WORD, SPACE, ALONE = range(3)
+"""Classes of bytes. A punctuation mark is a word by itself, whatever stands beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,80 +117,88 @@ class Encoder:
         self.special = special_ids(self.tokenizer, path)
         self.vocabulary_size: int = self.tokenizer.get_vocab_size(with_added_tokens=True)
         self.id_type = id_type(self.vocabulary_size)
-        self._plain = PlainText.of(self.tokenizer)
-        self._any = _with_mark(path)
-        self._bare = _with_mark(path)
-        self._bare.normalizer = None
+        self._classes = _byte_classes(self.tokenizer)
+        self._remembered: dict[bytes, bytes] = {}
+        self._num_remembered_bytes = 0
 
     def encode(self, texts: Sequence[str]) -> Iterator[Tokens]:
         """Yield the tokens of each text."""
-        # The library's normaliser would remove the mark too.
-        split = [list(sentences(text.replace(MARK, ""))) for text in texts]
-        marked = self._marked(list(chain.from_iterable(split)))
-        is_mark = marked == self.vocabulary_size
-        ids = marked[~is_mark].astype(self.id_type)
-        marks = np.flatnonzero(is_mark)
-        # Where each sentence begins once the marks before it are gone.
-        first = np.concatenate([[0], marks - np.arange(len(marks))])
+        split = [list(sentences(text)) for text in texts]
+        every = list(chain.from_iterable(split))
+        blocks = [
+            self._encode_sentences(every[start : start + SENTENCES_AT_A_TIME])
+            for start in range(0, len(every), SENTENCES_AT_A_TIME)
+        ]
+        ids = np.concatenate([np.empty(0, self.id_type), *(ids for ids, _ in blocks)])
+        first = np.cumsum(np.concatenate([[0], *(lengths for _, lengths in blocks)]))
         starts = np.zeros(len(ids) + 1, dtype=np.bool_)
         starts[first] = True
         documents = np.cumsum([0, *map(len, split)])
         for begin, end in pairwise(first[documents]):
             yield Tokens(ids[begin:end], starts[begin:end])
 
-    def _marked(self, texts: list[str]) -> NDArray[np.uint32]:
-        """Return the ids of all sentences one after the other, with a mark behind each."""
-        runs = [
-            (plain, MARK.join([*run, ""]))
-            for start in range(0, len(texts), SENTENCES_PER_RUN)
-            for plain, run in groupby(texts[start : start + SENTENCES_PER_RUN], self._plain.holds)
-        ]
-        pieces = [runs[i : i + RUNS_PER_CALL] for i in range(0, len(runs), RUNS_PER_CALL)]
-        return np.concatenate([np.empty(0, dtype=np.uint32), *map(self._run_ids, pieces)])
+    def _encode_sentences(self, texts: list[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Return the ids of all sentences one after the other, and the number of each one's ids."""
+        encoded = [text.encode() for text in texts]
+        data = b"".join(encoded)
+        sentence_offsets = np.cumsum([0, *map(len, encoded)])
+        offsets = self._cut(data, sentence_offsets)
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+        pieces = pa.BinaryArray.from_buffers(pa.binary(), len(offsets) - 1, buffers)
+        distinct = pieces.dictionary_encode()
+        known = self._ids_of(distinct.dictionary.to_pylist())
+        # Where in `table` the ids of each distinct piece are, and then those of every piece.
+        table = np.frombuffer(b"".join(known), self.id_type)
+        bounds = np.cumsum([0, *map(len, known)], dtype=np.int32) // self.id_type.itemsize
+        chosen = distinct.indices.to_numpy()
+        lengths = np.diff(bounds)[chosen]
+        ends = np.cumsum(np.concatenate([[0], lengths]), dtype=np.int32)
+        places = np.repeat(bounds[chosen] - ends[:-1], lengths)
+        places += np.arange(ends[-1], dtype=np.int32)
+        return table[places], np.diff(ends[np.searchsorted(offsets, sentence_offsets)])
 
-    def _run_ids(self, runs: list[tuple[bool, str]]) -> NDArray[np.uint32]:
-        ids: list[list[int]] = [[]] * len(runs)
-        for bare in (True, False):
-            chosen = [i for i, (plain, _) in enumerate(runs) if plain == bare]
-            texts = [self._plain.normalised(runs[i][1]) if bare else runs[i][1] for i in chosen]
-            tokenizer = self._bare if bare else self._any
-            encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-            for i, encoding in zip(chosen, encodings, strict=True):
-                ids[i] = encoding.ids
-        return np.fromiter(chain.from_iterable(ids), dtype=np.uint32)
+    def _cut(self, data: bytes, sentence_offsets: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Return where pieces begin that are tokenised each by itself, and where the last ends."""
+        classes = self._classes[np.frombuffer(data, np.uint8)]
+        begins = np.ones(len(data) + 1, dtype=np.bool_)
+        begins[1:-1] = (classes[1:] != classes[:-1]) | (classes[1:] == ALONE)
+        begins[sentence_offsets] = True
+        return np.flatnonzero(begins).astype(np.int32)
 
-
-@dataclass(frozen=True, slots=True)
-class PlainText:
-    """The text for which a tokenizer's normaliser can be done without."""
-
-    known: bool
-    """Whether there is any: the normaliser is BERT's, and no added token is looked for."""
-    lowers: bool
-
-    @classmethod
-    def of(cls, tokenizer: Any) -> "PlainText":
-        """Return what holds for a tokenizer."""
-        from tokenizers.normalizers import BertNormalizer
-
-        normalizer = tokenizer.normalizer
-        added = tokenizer.get_added_tokens_decoder().values()
-        known = isinstance(normalizer, BertNormalizer) and all(token.special for token in added)
-        return cls(known, known and normalizer.lowercase)
-
-    def holds(self, text: str) -> bool:
-        """Return whether a text is such: ASCII, and without control characters."""
-        return self.known and text.isascii() and text.isprintable()
-
-    def normalised(self, text: str) -> str:
-        """Return what the normaliser would make of it."""
-        return text.lower() if self.lowers else text
+    def _ids_of(self, pieces: list[bytes]) -> list[bytes]:
+        """Return the ids of each piece, as stored; the library is asked for those that are new."""
+        if self._num_remembered_bytes > MAX_REMEMBERED_BYTES:
+            self._remembered.clear()
+            self._num_remembered_bytes = 0
+        new = [piece for piece in pieces if piece not in self._remembered]
+        if new:
+            # As the words of one text: the library has a price for every text that it is given.
+            words = [piece.decode() for piece in new]
+            encoding = self.tokenizer.encode(words, is_pretokenized=True, add_special_tokens=False)
+            lengths = np.bincount(np.array(encoding.word_ids, np.int64), minlength=len(new))
+            ids = np.array(encoding.ids, self.id_type)
+            bounds = np.cumsum([0, *lengths])
+            found = (ids[begin:end].tobytes() for begin, end in pairwise(bounds))
+            self._remembered.update(zip(new, found, strict=True))
+            self._num_remembered_bytes += sum(map(len, new))
+        return [self._remembered[piece] for piece in pieces]
 
 
-def _with_mark(path: Path) -> Any:
-    """Return a tokenizer that gives MARK the first id past the vocabulary."""
-    from tokenizers import AddedToken
+def _byte_classes(tokenizer: Any) -> NDArray[np.uint8]:
+    """Return for each byte of UTF-8 its class: a piece ends where it changes.
 
-    tokenizer = open_tokenizer(path)
-    tokenizer.add_tokens([AddedToken(MARK, normalized=False, special=False)])
-    return tokenizer
+    For a tokenizer that is not known to take words one by one, all are the same.
+    """
+    from tokenizers.normalizers import BertNormalizer
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+
+    classes = np.full(256, IN_WORD, dtype=np.uint8)
+    added = tokenizer.get_added_tokens_decoder().values()
+    if (
+        isinstance(tokenizer.normalizer, BertNormalizer)
+        and isinstance(tokenizer.pre_tokenizer, BertPreTokenizer)
+        and all(token.special for token in added)
+    ):
+        classes[[ord(character) for character in " \t\n\r"]] = SPACE
+        classes[[ord(character) for character in string.punctuation]] = ALONE
+    return classes
