@@ -1,10 +1,12 @@
 """Text to ids: the library's own, sentence by sentence."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from stages.corpus import tokenising
 from stages.corpus.tokenising import (
     MAX_SENTENCE_CHARACTERS,
     Encoder,
@@ -26,11 +28,49 @@ TEXTS = [
 ]
 
 
+def with_normaliser(tokenizer: Path, folder: Path, **changes: object) -> Path:
+    """A tokenizer.json whose normaliser is another."""
+    described = json.loads(tokenizer.read_text())
+    described["normalizer"] |= changes
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(described))
+    return path
+
+
 def test_the_ids_are_those_of_the_library(tiny_tokenizer):
     encoder = Encoder(tiny_tokenizer)
     reference = open_tokenizer(tiny_tokenizer)
     found = [tokens.ids.tolist() for tokens in encoder.encode(TEXTS)]
     assert found == [reference.encode(text, add_special_tokens=False).ids for text in TEXTS]
+
+
+HARD = [
+    *"ab.-'_[~\t\n\r \x00\x0b\x1e\x85\xa0\u200b\u2028",
+    *"\u0301\u0345\u037e\u226e\u4e2d\ufb01\u0130\u03a3\ufffd",
+]
+"""What a normaliser turns into something else, or that ends a word for some and not for others."""
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_no_word_depends_on_its_neighbours(tiny_tokenizer, tmp_path, lowercase):
+    path = with_normaliser(tiny_tokenizer, tmp_path, lowercase=lowercase)
+    reference = open_tokenizer(path)
+    random = np.random.default_rng(0)
+    # One sentence each, since where one ends a word ends too.
+    texts = ["".join(random.choice([*HARD, "the", "cat"], size=12)) for _ in range(1000)]
+    texts = [text for text in texts if len(list(sentences(text))) == 1]
+    found = [tokens.ids.tolist() for tokens in Encoder(path).encode(texts)]
+    expected = reference.encode_batch(texts, add_special_tokens=False)
+    assert found == [encoding.ids for encoding in expected]
+    assert len(texts) > 500
+
+
+def test_what_is_forgotten_is_asked_for_again(tiny_tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenising, "MAX_REMEMBERED_BYTES", 10)
+    encoder = Encoder(tiny_tokenizer)
+    first = [tokens.ids.tolist() for text in TEXTS for tokens in encoder.encode([text])]
+    assert len(encoder._remembered) < 20
+    assert [tokens.ids.tolist() for tokens in encoder.encode(TEXTS)] == first
 
 
 @pytest.mark.slow
@@ -81,20 +121,15 @@ def test_text_that_speaks_of_special_tokens_is_text(tiny_tokenizer):
 
 
 def test_a_cased_tokenizer_keeps_its_case(tiny_tokenizer, tmp_path):
-    described = json.loads(tiny_tokenizer.read_text())
-    described["normalizer"]["lowercase"] = False
-    path = tmp_path / "tokenizer.json"
-    path.write_text(json.dumps(described))
+    path = with_normaliser(tiny_tokenizer, tmp_path, lowercase=False)
     upper, lower = Encoder(path).encode(["THE CAT", "the cat"])
     assert upper.ids.tolist() == [1, 1]
     assert 1 not in lower.ids
 
 
 def test_another_normaliser_is_used_for_all_text(tiny_tokenizer, tmp_path):
-    described = json.loads(tiny_tokenizer.read_text())
-    described["normalizer"] = {"type": "Replace", "pattern": {"String": "q"}, "content": "cat"}
-    path = tmp_path / "tokenizer.json"
-    path.write_text(json.dumps(described))
+    change = {"type": "Replace", "pattern": {"String": "q"}, "content": "cat"}
+    path = with_normaliser(tiny_tokenizer, tmp_path, **change)
     replaced, plain = Encoder(path).encode(["the q", "the cat"])
     assert replaced.ids.tolist() == plain.ids.tolist()
 

@@ -20,8 +20,9 @@ from stages.files import atomic_output
 
 SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "source", "title", "text")])
 ROWS_PER_GROUP = 2_000
-CHARACTERS_PER_GROUP = 16_000_000
-"""A group is full at either: whole books must not wait for 2,000 of their kind in memory."""
+CHARACTERS_PER_GROUP = 4_000_000
+"""A group is full at either: whole books must not wait for 2,000 of their kind in memory, and who
+reads a share of a file reads the groups at its ends whole."""
 MAX_WARNINGS = 20
 MAX_EXAMPLES = 3
 EXCERPT_CHARACTERS = 160
