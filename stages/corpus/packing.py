@@ -152,8 +152,18 @@ def write_shard(path: Path, blocks: Iterable[Rows], length: int, dtype: np.dtype
     )
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
         for block in blocks:
+            ids = np.ascontiguousarray(block.ids, dtype)
+            starts = np.packbits(block.starts, bitorder="little")
             columns = [
-                pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), length)
-                for values in (block.ids, block.starts)
+                _lists(values, field.type, len(ids))
+                for values, field in zip((ids, starts), schema, strict=True)
             ]
             writer.write_batch(pa.record_batch(columns, schema=schema))
+
+
+def _lists(values: NDArray[Any], kind: Any, num_rows: int) -> Any:
+    """Return values, as Arrow lays them out, as lists of one length."""
+    # Not pa.array, which imports pandas: a second in every process.
+    buffers = [None, pa.py_buffer(values)]
+    flat = pa.Array.from_buffers(kind.value_type, num_rows * kind.list_size, buffers)
+    return pa.FixedSizeListArray.from_arrays(flat, kind.list_size)
