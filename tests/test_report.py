@@ -124,6 +124,8 @@ def test_what_was_dropped_is_shown_with_samples(reports: Path) -> None:
     assert "Samples of dropped documents" in text
     assert "import &lt;this&gt;" in text
     assert "not UTF-8, read as Latin-1" in text
+    change(reports / "expectations.json", dropped={"too_few_tokens": 7}, examples={})
+    assert "Tokenised documents, by reason. They are in no shard." in page_of(reports)[0]
     change(reports / "corpus.json", examples={}, paragraph_examples={})
     assert "Samples of dropped" not in page_of(reports)[0]
 

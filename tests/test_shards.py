@@ -105,6 +105,7 @@ def test_short_and_unknown_documents_are_dropped_and_counted(tmp_path, tiny_toke
     part = read_json(out / "manifest.json")["splits"]["heldout"]
     assert part["num_documents"] == 1
     assert part["dropped"] == {"too_few_tokens": 1, "too_many_unknown": 1}
+    assert part["examples"] == {"too_few_tokens": texts[:1], "too_many_unknown": texts[1:2]}
 
 
 @pytest.mark.parametrize("num_workers", [2, 5])

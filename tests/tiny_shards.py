@@ -49,6 +49,8 @@ def write_shards(
             "num_sequences": sum(map(len, pieces)),
             "tokens": {"books": sum(rows.size for rows in pieces)},
             "lengths": {"6": sum(map(len, pieces))},
+            "dropped": {},
+            "examples": {},
             "shards": shards,
             **more,
         }

@@ -151,6 +151,8 @@ def report_of(statistics: Statistics, found: Drift, verdicts: list[Verdict]) -> 
         "checks": [verdict.as_json() for verdict in verdicts],
         "statistics": {"num_shards": len(statistics.shards), **asdict(statistics.train)},
         "drift": asdict(found),
+        "dropped": statistics.drops.counts,
+        "examples": statistics.drops.examples,
     }
 
 

@@ -36,7 +36,7 @@ from stages.command import log, parser_for, run
 from stages.corpus.health import Health, common_ids
 from stages.corpus.packing import Rows, pack, reason_to_drop, stacked, write_shard
 from stages.corpus.reading import FORMAT, SPLITS
-from stages.corpus.records import open_documents
+from stages.corpus.records import Drops, open_documents
 from stages.corpus.tokenising import Encoder, Tokens, continuations
 from stages.corpus.workers import workers
 from stages.errors import DataError, Interrupted
@@ -77,7 +77,7 @@ def make_shard(shard: Shard) -> None:
         )
     encoder, common, continues = _tokenizer(shard.tokenizer)
     settings = shard.settings
-    health, dropped = Health(), Counter[str]()
+    health, drops = Health(), Drops()
     counts = np.zeros(encoder.vocabulary_size, dtype=np.int64)
     num_sequences = 0
 
@@ -89,7 +89,7 @@ def make_shard(shard: Shard) -> None:
                     health.add(source, text, tokens.ids, common, continues)
                     yield tokens
                 else:
-                    dropped[reason] += 1
+                    drops.add(reason, text)
 
     def counted() -> Iterator[Rows]:
         nonlocal counts, num_sequences
@@ -108,7 +108,8 @@ def make_shard(shard: Shard) -> None:
         "num_sequences": num_sequences,
         "num_tokens": int(counts.sum()),
         "sha256": sha256,
-        "dropped": dropped,
+        "dropped": drops.counts,
+        "examples": drops.examples,
         **health.as_json(),
     }
     write_json(shard.out.with_suffix(".json"), done)
@@ -227,10 +228,10 @@ def _assemble(shards: list[Shard], folder: Path, split: str) -> dict[str, Any]:
     """Bring a split's shards into the folder, and return its part of the manifest."""
     (folder / split).mkdir()
     listed: list[dict[str, Any]] = []
-    dropped, tokens, lengths = Counter[str](), Counter[str](), Counter[str]()
+    drops, tokens, lengths = Drops(), Counter[str](), Counter[str]()
     for shard in shards:
         done = read_json(shard.out.with_suffix(".json"))
-        dropped.update(done.pop("dropped"))
+        drops |= Drops(Counter(done.pop("dropped")), done.pop("examples"))
         tokens.update(done.pop("tokens"))
         lengths.update(done.pop("lengths"))
         if done["num_sequences"]:
@@ -240,15 +241,16 @@ def _assemble(shards: list[Shard], folder: Path, split: str) -> dict[str, Any]:
             listed.append({"file": file, **done})
     if not listed:
         raise DataError(
-            f"no sequence is left for the {split} split ({dropped.total()} documents dropped: "
-            f"{dict(dropped)}); add text under corpus.sources in params.yaml, or lower "
+            f"no sequence is left for the {split} split ({drops.counts.total()} documents dropped: "
+            f"{dict(drops.counts)}); add text under corpus.sources in params.yaml, or lower "
             "corpus.shards.min_tokens"
         )
     return {
         "num_sequences": sum(shard["num_sequences"] for shard in listed),
         "num_tokens": sum(shard["num_tokens"] for shard in listed),
         "num_documents": lengths.total(),
-        "dropped": dropped,
+        "dropped": drops.counts,
+        "examples": drops.examples,
         "tokens": tokens,
         "lengths": lengths,
         "shards": listed,

@@ -1,5 +1,6 @@
 """What the shards look like in numbers: measured with numpy, a shard in memory at a time."""
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from stages.corpus.reading import SPLITS, SpecialIds, open_split
+from stages.corpus.records import Drops
 from stages.corpus.versions import Outline, outline
 from stages.files import read_json
 
@@ -149,6 +151,8 @@ class Statistics:
     shards: list[ShardStatistics]
     train: TrainStatistics
     outline: Outline
+    drops: Drops
+    """Of both splits: documents that were too short or too strange once they were tokens."""
 
 
 def measure(shards: Path) -> Statistics:
@@ -186,4 +190,8 @@ def measure(shards: Path) -> Statistics:
         hashes["heldout"],
     )
     ordinary = without_special(counts["train"], sequences.special)
-    return Statistics(sequences.vocabulary_size, measured, train, outline(shards, ordinary))
+    drops = Drops()
+    for part in manifest["splits"].values():
+        drops |= Drops(Counter(part["dropped"]), part["examples"])
+    outlined = outline(shards, ordinary)
+    return Statistics(sequences.vocabulary_size, measured, train, outlined, drops)

@@ -17,21 +17,22 @@ class Drops:
     bars: Sequence[Bar]
     samples: dict[str, Sequence[str]]
     """By reason, in the order of the bars."""
+    note: str
 
 
 def drops(reports: Reports) -> list[Drops]:
     """Return the documents, and the paragraphs within documents, that were dropped."""
+    curated, sharded = reports.corpus or {}, reports.expectations or {}
+    documents = ("dropped", "examples")
+    paragraphs = ("dropped_paragraphs", "paragraph_examples")
     kinds = [
-        ("documents", "dropped", "examples"),
-        ("paragraphs", "dropped_paragraphs", "paragraph_examples"),
+        ("documents", curated, documents, "Nothing is dropped without one."),
+        ("paragraphs", curated, paragraphs, "Their documents may have stayed."),
+        ("tokenised documents", sharded, documents, "They are in no shard."),
     ]
     found = [
-        Drops(
-            what,
-            _bars((reports.corpus or {}).get(counts, {})),
-            _samples((reports.corpus or {}).get(samples, {})),
-        )
-        for what, counts, samples in kinds
+        Drops(what, _bars(report.get(counts, {})), _samples(report.get(samples, {})), note)
+        for what, report, (counts, samples), note in kinds
     ]
     return [group for group in found if group.bars]
 
