@@ -169,9 +169,10 @@ class Encoder:
     def _ids_of(self, pieces: list[bytes]) -> list[bytes]:
         """Return the ids of each piece, as stored; the library is asked for those that are new."""
         if self._num_remembered_bytes > MAX_REMEMBERED_BYTES:
-            self._remembered.clear()
-            self._num_remembered_bytes = 0
-        new = [piece for piece in pieces if piece not in self._remembered]
+            # Not cleared: another thread may be in the midst of it.
+            self._remembered, self._num_remembered_bytes = {}, 0
+        remembered = self._remembered
+        new = [piece for piece in pieces if piece not in remembered]
         if new:
             # As the words of one text: the library has a price for every text that it is given.
             words = [piece.decode() for piece in new]
@@ -180,9 +181,9 @@ class Encoder:
             ids = np.array(encoding.ids, self.id_type)
             bounds = np.cumsum([0, *lengths])
             found = (ids[begin:end].tobytes() for begin, end in pairwise(bounds))
-            self._remembered.update(zip(new, found, strict=True))
+            remembered.update(zip(new, found, strict=True))
             self._num_remembered_bytes += sum(map(len, new))
-        return [self._remembered[piece] for piece in pieces]
+        return [remembered[piece] for piece in pieces]
 
 
 def _byte_classes(tokenizer: Any) -> NDArray[np.uint8]:
