@@ -23,8 +23,8 @@ from stages.errors import DataError
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 SENTENCES_AT_A_TIME = 4096
 """Half a megabyte, of which everything is held several times."""
-MAX_REMEMBERED_BYTES = 4_000_000
-"""Of words; with all that belongs to them it is twenty times as much."""
+MAX_REMEMBERED_BYTES = 1_000_000
+"""Of words, some 130,000; with all that belongs to them it is twenty times as much."""
 MAX_SENTENCE_CHARACTERS = 10_000
 """What is longer is no sentence, and is cut: the library needs hundreds of bytes a character."""
 IN_WORD, SPACE, ALONE = range(3)
