@@ -207,16 +207,17 @@ def test_a_small_shard_has_no_share_of_unknown_tokens():
     rows = good_rows(10, 0)
     shard = {
         "file": "x",
+        "num_sequences": 10,
         "num_tokens": 64,
         "num_characters": 1000,
         "num_mojibake": 5,
         "num_foreign_tokens": 16,
     }
-    assert shard_statistics(shard, rows, SPECIAL).unknown_fraction is None
+    assert shard_statistics(shard, [rows], SPECIAL).unknown_fraction is None
     num_rows = MIN_TOKENS_FOR_A_SHARE // LENGTH + 1
     rows = good_rows(num_rows, 0)
     rows[0, 1:11] = SPECIAL.unk
-    found = shard_statistics(shard, rows, SPECIAL)
+    found = shard_statistics(shard, [rows], SPECIAL)
     assert found.unknown_fraction == pytest.approx(10 / (num_rows * LENGTH))
     assert found.mojibake_fraction == 0.005
     assert found.foreign_fraction == 0.25

@@ -138,6 +138,16 @@ def _check(path: Path, expected: str) -> None:
         )
 
 
+def stored_batches(path: Path, length: int) -> Iterator[np.ndarray]:
+    """Yield a shard's rows as they are stored, a record batch in memory at a time.
+
+    Not mapped: whoever reads all of a corpus once would seem to need as much memory.
+    """
+    with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
+        for batch in reader:
+            yield _ids(batch, length)
+
+
 def _map(path: Path, length: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield ids and packed sentence starts of every record batch, as views of the mapped file."""
     try:
@@ -145,13 +155,15 @@ def _map(path: Path, length: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{path} cannot be read as an Arrow stream: {error}") from error
     for batch in table.to_batches():
-        # Not to_numpy, which imports pandas: a second for whoever trains.
-        flat = batch.column("input_ids").flatten()
-        ids = np.frombuffer(flat.buffers()[1], str(flat.type))[
-            flat.offset : flat.offset + len(flat)
-        ]
         bits = batch.column("sentence_starts").flatten()
         # A row's length is a multiple of eight, so every row's bits begin with a byte.
         first, size = bits.offset // 8, len(bits) // 8
         marks = np.frombuffer(bits.buffers()[1], dtype=np.uint8)[first : first + size]
-        yield ids.reshape(-1, length), marks.reshape(-1, length // 8)
+        yield _ids(batch, length), marks.reshape(-1, length // 8)
+
+
+def _ids(batch: pa.RecordBatch, length: int) -> np.ndarray:
+    # Not to_numpy, which imports pandas: a second for whoever trains.
+    flat = batch.column("input_ids").flatten()
+    stored = np.frombuffer(flat.buffers()[1], str(flat.type))
+    return stored[flat.offset : flat.offset + len(flat)].reshape(-1, length)

@@ -115,8 +115,9 @@ def make_shard(shard: Shard) -> None:
     write_json(shard.out.with_suffix(".json"), done)
 
 
+@cache
 def versions() -> dict[str, str]:
-    """Return the versions of LIBRARIES here."""
+    """Return the versions of LIBRARIES here, which takes milliseconds to find out."""
     return {name: version(name) for name in LIBRARIES}
 
 

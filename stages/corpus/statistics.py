@@ -1,6 +1,7 @@
-"""What the shards look like in numbers: measured with numpy, a shard in memory at a time."""
+"""What the shards look like in numbers: measured with numpy, a batch in memory at a time."""
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from stages.corpus.reading import SPLITS, SpecialIds, open_split
+from stages.corpus.reading import SPLITS, SpecialIds, open_split, stored_batches
 from stages.corpus.records import Drops
 from stages.corpus.versions import Outline, outline
 from stages.files import read_json
 
-ROWS_AT_A_TIME = 1024
-"""Counting and hashing take eight bytes a token, and more."""
 MIN_TOKENS_FOR_A_SHARE = 10_000
 """In a shard of fewer tokens a share is chance; the training split's own row covers it."""
 
@@ -57,10 +56,12 @@ class TrainStatistics:
     """Held-out rows that the training split holds too."""
 
 
-def num_malformed(rows: np.ndarray, special: SpecialIds, padded: bool = False) -> int:
+def num_malformed(
+    rows: np.ndarray, special: SpecialIds, padded: bool = False, at_end: bool = True
+) -> int:
     """Return how many rows break the form `[CLS] ... [SEP]`, padding only at its end.
 
-    Unless rows may be `padded`, only the last one may end in padding.
+    Unless rows may be `padded`, only the last one `at_end` of a shard may end in padding.
     """
     is_pad = rows == special.pad
     lengths = rows.shape[1] - is_pad.sum(axis=1)
@@ -69,24 +70,32 @@ def num_malformed(rows: np.ndarray, special: SpecialIds, padded: bool = False) -
     # Padding inside a row would make the length wrong and the row's end another token.
     good &= is_pad.argmax(axis=1) == np.where(lengths == rows.shape[1], 0, lengths)
     if not padded:
-        good[:-1] &= lengths[:-1] == rows.shape[1]
+        inner = slice(len(rows) - at_end)
+        good[inner] &= lengths[inner] == rows.shape[1]
     return int(np.count_nonzero(~good))
 
 
 def shard_statistics(
-    shard: dict[str, Any], rows: np.ndarray, special: SpecialIds, padded: bool = False
+    shard: dict[str, Any], batches: Iterable[np.ndarray], special: SpecialIds, padded: bool = False
 ) -> ShardStatistics:
-    """Measure one shard, which the manifest describes and whose rows are [num_sequences, L]."""
-    num_tokens = int(np.count_nonzero(rows != special.pad))
+    """Measure one shard, which the manifest describes, from its rows [num_rows, L] in batches."""
+    num_rows = num_tokens = num_unknown = malformed = 0
+    extremes: list[int] = []
+    for rows in batches:
+        num_rows += len(rows)
+        num_tokens += int(np.count_nonzero(rows != special.pad))
+        num_unknown += int(np.count_nonzero(rows == special.unk))
+        malformed += num_malformed(rows, special, padded, num_rows == shard["num_sequences"])
+        extremes += int(rows.min()), int(rows.max())
     tells = num_tokens >= MIN_TOKENS_FOR_A_SHARE
     return ShardStatistics(
         file=shard["file"],
-        num_sequences=len(rows),
+        num_sequences=num_rows,
         num_tokens=num_tokens,
-        smallest_id=int(rows.min()),
-        largest_id=int(rows.max()),
-        num_malformed=num_malformed(rows, special, padded),
-        unknown_fraction=(np.count_nonzero(rows == special.unk) / num_tokens if tells else None),
+        smallest_id=min(extremes),
+        largest_id=max(extremes),
+        num_malformed=malformed,
+        unknown_fraction=num_unknown / num_tokens if tells else None,
         mojibake_fraction=mojibake_fraction([shard]) if tells else None,
         foreign_fraction=foreign_fraction([shard]) if tells else None,
     )
@@ -156,35 +165,29 @@ class Statistics:
 
 
 def measure(shards: Path) -> Statistics:
-    """Read both splits once, a shard in memory at a time.
+    """Read both splits once, a batch in memory at a time.
 
     Raises:
         DataError: a shard is missing or is not what the manifest says.
     """
     manifest = read_json(shards / "manifest.json")
     padded = not manifest["params"]["cross_documents"]
+    length = manifest["sequence_length"]
     measured: list[ShardStatistics] = []
     hashes: dict[str, np.ndarray] = {}
     counts: dict[str, np.ndarray] = {}
     for split in SPLITS:
         sequences = open_split(shards, split)
         counts[split] = np.zeros(sequences.vocabulary_size, dtype=np.int64)
-        hashes[split] = np.empty(sequences.num_sequences, dtype=np.uint64)
-        start = 0
+        found: list[np.ndarray] = []
         for shard in tqdm(manifest["splits"][split]["shards"], desc=split, unit=" shards"):
-            end = start + shard["num_sequences"]
-            rows = sequences.stored_rows(np.arange(start, end))
-            measured.append(shard_statistics(shard, rows, sequences.special, padded))
-            for low in range(0, len(rows), ROWS_AT_A_TIME):
-                piece = rows[low : low + ROWS_AT_A_TIME]
-                in_range = piece[piece < sequences.vocabulary_size]
-                counts[split] += np.bincount(in_range, minlength=sequences.vocabulary_size)
-                hashes[split][start + low : start + low + len(piece)] = row_hashes(piece)
-            start = end
+            batches = _counted(stored_batches(shards / shard["file"], length), counts[split], found)
+            measured.append(shard_statistics(shard, batches, sequences.special, padded))
+        hashes[split] = np.concatenate(found)
     train = train_statistics(
         counts["train"],
         manifest["splits"]["train"]["shards"],
-        len(hashes["train"]) * sequences.sequence_length,
+        len(hashes["train"]) * length,
         sequences.special,
         hashes["train"],
         hashes["heldout"],
@@ -195,3 +198,13 @@ def measure(shards: Path) -> Statistics:
         drops |= Drops(Counter(part["dropped"]), part["examples"])
     outlined = outline(shards, ordinary)
     return Statistics(sequences.vocabulary_size, measured, train, outlined, drops)
+
+
+def _counted(
+    batches: Iterable[np.ndarray], counts: np.ndarray, hashes: list[np.ndarray]
+) -> Iterator[np.ndarray]:
+    """Yield the batches, their ids counted and their rows hashed."""
+    for rows in batches:
+        counts += np.bincount(rows[rows < len(counts)], minlength=len(counts))
+        hashes.append(row_hashes(rows))
+        yield rows
