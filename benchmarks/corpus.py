@@ -34,7 +34,7 @@ from stages.params import Shards
 ROOT = Path(__file__).resolve().parent.parent
 NUM_CORES = len(os.sched_getaffinity(0))
 CHARACTERS_PER_DOCUMENT = 20_000
-SETTINGS = Shards(sequence_length=128, num_shards=8, cross_documents=True)
+SETTINGS = Shards(sequence_length=128, cross_documents=True)
 
 # The hub's data sets, as their cards count them: bytes of text and documents.
 WIKIPEDIA_BYTES = 20_200_062_385
