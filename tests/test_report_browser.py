@@ -22,6 +22,14 @@ STICKING_OUT = """
   .map(e => e.outerHTML.slice(0, 120))
 """
 
+# On paper nothing scrolls: columns past the edge, and names that are broken between their letters.
+CUT_ON_PAPER = """
+[...document.querySelectorAll('body *')]
+  .filter(e => e.getBoundingClientRect().right > innerWidth + 0.5
+    || (e.matches('.bars dt') && e.offsetHeight > 2 * parseFloat(getComputedStyle(e).fontSize)))
+  .map(e => e.outerHTML.slice(0, 120))
+"""
+
 # Regions that scroll must be reachable by keyboard and have a name.
 UNREACHABLE = """
 [...document.querySelectorAll('.scroll')]
@@ -89,6 +97,13 @@ def test_nothing_sticks_out_and_all_text_is_legible(
     browser.evaluate("document.querySelectorAll('details').forEach(e => { e.open = true })")
     assert browser.evaluate(STICKING_OUT) == []
     assert browser.evaluate(FAINT) == []
+
+
+def test_on_paper_no_column_is_cut_and_no_name_broken(browser: Browser) -> None:
+    # A4 without its margins.
+    browser.show_as(688, "light")
+    browser.ask("Emulation.setEmulatedMedia", media="print")
+    assert browser.evaluate(CUT_ON_PAPER) == []
 
 
 def test_what_sticks_out_or_is_faint_would_be_found(browser: Browser) -> None:

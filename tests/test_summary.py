@@ -125,6 +125,7 @@ def test_size_divergence_and_verdict_are_copied(reports: Path) -> None:
     assert summary["models"]["distilbert"]["weights_megabytes"] == 44.0
     assert summary["models"]["distilbert"]["heldout_kl"] == 0.75
     assert summary["models"]["teacher"]["heldout_kl"] is None
+    assert summary["models"]["teacher"]["finetune_seconds"] == 2 * 30.0
     assert summary["gate"] == {"distilbert": True}
     assert summary["baseline"] == "mlm_only"
     assert summary["profile"] == "offline"

@@ -18,10 +18,23 @@ from stages.report.pictures import (
     score_against,
     seed_dots,
 )
+from stages.report.published import COLUMNS, ROWS, Published
 from stages.report.reading import Json, Reports, smallest_batch
-from stages.report.wording import count, fixed, percent
+from stages.report.summary import retention
+from stages.report.wording import count, fixed, percent, words
 
-TERMS = {"ce": "the teacher\u2019s soft targets", "mlm": "masked tokens", "cos": "hidden states"}
+TERMS = {
+    "ce": "the teacher\u2019s soft targets",
+    "mlm": "masked tokens",
+    "cos": "direction of the hidden states",
+    "hidden_states": "embeddings and layers",
+    "attention_scores": "before the softmax",
+    "attention_maps": "after the softmax",
+    "feature_maps": "outputs of the layers",
+    "relations": "of queries, keys and values",
+    "patience": "first token of the layers",
+    "mixed_labels": "masked tokens and the teacher",
+}
 NUM_COLOURS = 6
 
 
@@ -190,7 +203,7 @@ def curves(reports: Reports, found: Sequence[Model]) -> list[CurvePanel]:
         _curve_panel(
             reports,
             term,
-            TERMS.get(term, term.replace("_", " ")),
+            TERMS.get(term, ""),
             [m for m in students if _learned(reports, m, term)],
         )
         for term in dict.fromkeys([*TERMS, *named])
@@ -214,7 +227,8 @@ def _curve_panel(reports: Reports, term: str, meaning: str, found: Sequence[Mode
         if curve and sum(value is not None for value in values) > 1:
             lines.append(line_of(model.name, model.style, curve.steps, values))
     name = f"curve-{term}" + ("-teacher" if found and found[0].is_teacher else "")
-    picture = loss_curves(name, f"{term}, {meaning}", lines) if lines else Markup()
+    title = ", ".join(filter(None, (words(term), meaning)))
+    picture = loss_curves(name, title, lines) if lines else Markup()
     return CurvePanel(term, meaning, lines, picture)
 
 
@@ -261,3 +275,9 @@ def num_judged(reports: Reports, task: str) -> int:
     """Return the examples a task is scored on, in its headline split."""
     counted = reports.finetune[TEACHER][task]["num_validation"]
     return int(next(iter(counted.values())) if isinstance(counted, dict) else counted)
+
+
+def published_retention(row: Published) -> float | None:
+    """Return what a published system kept of the first one, computed as this run's retention is."""
+    student, teacher = (dict(zip(COLUMNS, r.scores, strict=True)) for r in (row, ROWS[0]))
+    return retention(student, teacher)

@@ -76,6 +76,7 @@ def _model(reports: Reports, model: str) -> dict[str, Any]:
         "retention": retention(medians, full),
         "retention_interval": interval,
         "heldout_kl": None if is_teacher else reports.students[model]["heldout"].get("kl"),
+        "finetune_seconds": sum(report["seconds"] for report in reports.finetune[model].values()),
     }
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 DASH = "\u2013"
+METRICS = {"mcc": "Matthews", "f1": "F1", "pearson": "Pearson", "spearman": "Spearman"}
 NARROW = "\u202f"  # the narrow space that does not break, between a number and its unit
 
 
@@ -49,8 +50,10 @@ def times(value: Any) -> str:
 
 
 def megabytes(value: Any) -> str:
-    """Return a size in megabytes."""
-    return f"{value:,.1f}{NARROW}MB" if is_number(value) else DASH
+    """Return a size in megabytes, or in kilobytes where it is small."""
+    if not is_number(value):
+        return DASH
+    return f"{value:,.1f}{NARROW}MB" if value >= 0.1 else f"{1000 * value:,.1f}{NARROW}kB"
 
 
 def energy(joules: Any) -> str:
@@ -104,6 +107,11 @@ def weighted(weights: dict[str, float]) -> str:
     return " + ".join(used) or "nothing"
 
 
+def metric(name: str) -> str:
+    """Return a metric's key as people write it."""
+    return METRICS.get(name) or words(name)
+
+
 def words(name: str) -> str:
     """Return a key such as `too_short` as words."""
     return name.replace("_", " ")
@@ -123,4 +131,5 @@ FILTERS: dict[str, Callable[..., str]] = {
     "plain": plain,
     "weighted": weighted,
     "words": words,
+    "metric": metric,
 }
