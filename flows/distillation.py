@@ -33,7 +33,7 @@ from flows.choices import AS_IT_IS, Profile, Targets
 from flows.environment import project_root
 from flows.graph import RETRY_SECONDS, DvcBusy, Graph, Passing, Stage, read_changed, read_graph
 from flows.records import report_outcome, with_server
-from flows.slots import Slots, Stopped, num_cores
+from flows.slots import Slots, Stopped, gpus, num_cores
 from flows.stage_process import StageResult, run_stage
 from stages import params
 from stages.command import parser_for
@@ -101,7 +101,7 @@ def distillation(
         get_run_logger().warning(said)
     run = Run(
         root=root,
-        slots=Slots(settings.launch.parallel_stages, num_cores()),
+        slots=Slots(settings.launch.parallel_stages, num_cores(), gpus()),
         grace_seconds=grace_seconds,
         timeout_seconds=None if stage_timeout_minutes is None else 60 * stage_timeout_minutes,
     )
@@ -157,11 +157,11 @@ def _task_of(stage: Stage, place: int, run: Run, *, is_stale: bool) -> Task[[str
         if not is_stale:
             return Completed(name="Cached", message="Up to date: no process was started.")
         try:
-            with run.slots.claim(place, is_exclusive=stage.is_exclusive) as num_threads:
+            with run.slots.claim(place, is_exclusive=stage.is_exclusive) as share:
                 result = run_stage(
                     target,
                     root=run.root,
-                    num_threads=num_threads,
+                    share=share,
                     stop=run.stop,
                     log_line=_line_logger(),
                     timeout_seconds=run.timeout_seconds,

@@ -1,9 +1,12 @@
 """Who may use the machine now: an exclusive stage alone, the others side by side."""
 
 import os
+import shutil
+import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 SETTLE_SECONDS = 0.3
 """How long a claim waits before it is served. When a stage ends, all that waited for it claims a
@@ -21,6 +24,27 @@ def num_cores() -> int:
     return min(allowed, int(limit)) if limit.isdigit() and int(limit) > 0 else allowed
 
 
+def gpus() -> list[str]:
+    """Return the GPUs that the flow may use, as CUDA_VISIBLE_DEVICES names them."""
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is not None:
+        return [name for name in allowed.split(",") if name.strip()]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    found = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
+    return [str(number) for number in range(len(found))]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a stage may use of the machine."""
+
+    num_threads: int
+    gpu: str | None = None
+    """The one it is given, where there are several; None leaves it all of them."""
+
+
 class Slots:
     """A queue for the machine, ordered by the stages' place in the graph.
 
@@ -31,10 +55,16 @@ class Slots:
     """
 
     def __init__(
-        self, num_parallel: int, cores: int, *, settle_seconds: float = SETTLE_SECONDS
+        self,
+        num_parallel: int,
+        cores: int,
+        gpus: Sequence[str] = (),
+        *,
+        settle_seconds: float = SETTLE_SECONDS,
     ) -> None:
         self._num_parallel = num_parallel
         self._cores = cores
+        self._on_gpu = dict.fromkeys(gpus, 0)
         self._settle_seconds = settle_seconds
         self._condition = threading.Condition()
         self._queue: list[int] = []
@@ -43,8 +73,8 @@ class Slots:
         self._is_stopped = False
 
     @contextmanager
-    def claim(self, place: int, *, is_exclusive: bool) -> Iterator[int]:
-        """Wait for a slot, hold it for the block, and yield the number of threads it is worth.
+    def claim(self, place: int, *, is_exclusive: bool) -> Iterator[Share]:
+        """Wait for a slot, hold it for the block, and yield what it is worth.
 
         Args:
             place: The stage's place in the graph; no two stages have the same.
@@ -54,10 +84,13 @@ class Slots:
             Stopped: the flow is stopping.
         """
         self._wait_for_turn(place, is_exclusive)
+        share = Share(self._cores) if is_exclusive else self._share()
         try:
-            yield self._cores if is_exclusive else max(1, self._cores // self._num_parallel)
+            yield share
         finally:
             with self._condition:
+                if share.gpu is not None:
+                    self._on_gpu[share.gpu] -= 1
                 self._num_running -= 1
                 self._is_exclusive_running = False
                 self._condition.notify_all()
@@ -83,6 +116,15 @@ class Slots:
             finally:
                 self._queue.remove(place)
                 self._condition.notify_all()
+
+    def _share(self) -> Share:
+        num_threads = max(1, self._cores // self._num_parallel)
+        if len(self._on_gpu) < 2:
+            return Share(num_threads)
+        with self._condition:
+            gpu = min(self._on_gpu, key=self._on_gpu.__getitem__)
+            self._on_gpu[gpu] += 1
+        return Share(num_threads, gpu)
 
     def _may_start(self, place: int, is_exclusive: bool) -> bool:
         if place != min(self._queue) or self._is_exclusive_running:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from flows import processes
+from flows.slots import Share
 
 INTERRUPTED = 75
 """A stage's exit code for: asked to stop, and checkpointed (stages/errors.py)."""
@@ -49,12 +50,14 @@ class StageResult:
     last_lines: tuple[str, ...]
 
 
-def stage_environment(num_threads: int) -> dict[str, str]:
-    """Return the environment of a stage that may use `num_threads` threads."""
+def stage_environment(share: Share) -> dict[str, str]:
+    """Return the environment of a stage that may use a share of the machine."""
     environment = dict(os.environ)
     # `python` in dvc.yaml is whatever comes first on PATH: make that the interpreter we run under.
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment["OMP_NUM_THREADS"] = str(num_threads)
+    environment["OMP_NUM_THREADS"] = str(share.num_threads)
+    if share.gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = share.gpu
     environment["PYTHONUNBUFFERED"] = "1"
     return environment
 
@@ -63,7 +66,7 @@ def run_stage(
     target: str,
     *,
     root: Path,
-    num_threads: int,
+    share: Share,
     stop: threading.Event,
     log_line: Callable[[str], None],
     timeout_seconds: float | None = None,
@@ -74,7 +77,7 @@ def run_stage(
     Args:
         target: The stage's name, as `dvc stage list` gives it.
         root: The project's folder.
-        num_threads: The stage's share of the machine, as OMP_NUM_THREADS.
+        share: Of the machine, as OMP_NUM_THREADS and CUDA_VISIBLE_DEVICES.
         stop: Once set, the stage is stopped: SIGINT, a checkpoint, SIGTERM, SIGKILL.
         log_line: Called with each line of output.
         timeout_seconds: Stop the stage after this time.
@@ -86,7 +89,7 @@ def run_stage(
     group = processes.start(
         command,
         cwd=root,
-        env=stage_environment(num_threads),
+        env=stage_environment(share),
         stdout=subprocess.PIPE,
         grace_seconds=grace_seconds,
     )

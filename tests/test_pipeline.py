@@ -1,6 +1,7 @@
 """The whole way at toy size: the real graph, Prefect server, MLflow store and ONNX Runtime."""
 
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,9 @@ import yaml
 
 from flows import server
 from stages.files import read_json, sha256_of
-from tests.tiny_pipeline import environment, make_project
+from tests.docs_text import blocks
+from tests.own_project import YOUR_OWN, make_own_project
+from tests.tiny_pipeline import environment
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +41,8 @@ def run(project: Path, *command: str, timeout: float = 600, **variables: str) ->
 
 @pytest.fixture(scope="module")
 def new_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_project(tmp_path_factory.mktemp("pipeline"))
+    """A project in which nothing has run yet, with its own text, task and teacher."""
+    return make_own_project(tmp_path_factory.mktemp("pipeline"))
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +57,15 @@ def prefect(new_project: Path) -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def project(new_project: Path, prefect: dict[str, str]) -> Path:
-    """A project after its first demo."""
-    output = run(new_project, "flows.demo", **prefect)
-    assert "Champion: distilbert-student version 1 (distilbert)" in output
+    """A project that went through docs/your-own.md, command by command, to a champion."""
+    output = ""
+    for commands in blocks(YOUR_OWN, "sh"):
+        for line in commands.splitlines():
+            words = shlex.split(line)
+            module = words[2:] if words[:2] == ["python", "-m"] else words
+            output += run(new_project, *module, **prefect)
+    assert "valid: profile novels" in output
+    assert "distilbert-student version 1 (challenger, champion): student distilbert" in output
     return new_project
 
 
@@ -77,7 +87,7 @@ def versions(project: Path) -> list[dict[str, object]]:
     return json.loads(printed(project, program)[-1])
 
 
-def test_demo_leaves_nothing_stale_and_a_second_does_nothing(project: Path) -> None:
+def test_nothing_is_left_stale_and_the_demo_has_nothing_to_do(project: Path) -> None:
     assert "up to date" in run(project, "dvc", "status")
     output = run(project, "flows.demo", timeout=60)
     assert "nothing to do" in output
@@ -89,7 +99,7 @@ def test_every_report_is_there_and_the_page_holds_the_table(project: Path) -> No
     summary = read_json(reports / "summary.json")
     assert set(summary["models"]) == {"teacher", "distilbert", "mlm_only"}
     for model in summary["models"].values():
-        assert set(model["tasks"]) == {"package"}
+        assert set(model["tasks"]) == {"novelist"}
     assert read_json(reports / "expectations.json")["passed"]
     assert read_json(reports / "gate" / "distilbert.json")["passed"]
     assert "mlm_only" in (reports / "report.html").read_text()
@@ -118,7 +128,8 @@ def test_deleted_students_come_back_without_a_second_version(
     shutil.rmtree(project / "models" / "students")
     expected = run(project, "dvc", "status")
     assert "distill@distilbert" in expected
-    run(project, "flows.distillation", **prefect)
+    output = run(project, "flows.demo", **prefect)
+    assert "Champion: distilbert-student version 1 (distilbert)" in output
     after = project / "models" / "students" / "distilbert" / "model.safetensors"
     assert sha256_of(after) == before
     assert "up to date" in run(project, "dvc", "status")

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from flows.slots import Slots, Stopped, num_cores
+from flows.slots import Slots, Stopped, gpus, num_cores
 
 
 class Claims:
@@ -16,14 +16,16 @@ class Claims:
         self.slots = slots
         self.served: list[int] = []
         self.threads: dict[int, int] = {}
+        self.gpus: dict[int, str | None] = {}
         self.release = threading.Event()
         self._running: list[threading.Thread] = []
 
     def start(self, place: int, *, is_exclusive: bool = False) -> None:
         def work() -> None:
-            with self.slots.claim(place, is_exclusive=is_exclusive) as num_threads:
+            with self.slots.claim(place, is_exclusive=is_exclusive) as share:
                 self.served.append(place)
-                self.threads[place] = num_threads
+                self.threads[place] = share.num_threads
+                self.gpus[place] = share.gpu
                 self.release.wait(10)
 
         thread = threading.Thread(target=work, daemon=True)
@@ -51,8 +53,29 @@ def test_shared_stages_run_side_by_side_up_to_the_limit_and_share_the_cores() ->
 
 
 def test_a_share_of_the_cores_is_never_less_than_one_thread() -> None:
-    with Slots(4, cores=2, settle_seconds=0).claim(0, is_exclusive=False) as num_threads:
-        assert num_threads == 1
+    with Slots(4, cores=2, settle_seconds=0).claim(0, is_exclusive=False) as share:
+        assert share.num_threads == 1
+
+
+def test_stages_side_by_side_get_a_gpu_each_and_an_exclusive_one_all() -> None:
+    slots = Slots(4, cores=8, gpus=["2", "5"], settle_seconds=0)
+    claims = Claims(slots)
+    for place in range(4):
+        claims.start(place)
+    assert claims.served_after(0.2) == {0, 1, 2, 3}
+    claims.finish()
+    assert sorted(str(gpu) for gpu in claims.gpus.values()) == ["2", "2", "5", "5"]
+    with slots.claim(4, is_exclusive=True) as share:
+        assert share.gpu is None
+    with Slots(2, cores=2, gpus=["0"], settle_seconds=0).claim(0, is_exclusive=False) as share:
+        assert share.gpu is None
+
+
+def test_the_gpus_are_those_that_the_flow_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-8f2e")
+    assert gpus() == ["3", "GPU-8f2e"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert gpus() == []
 
 
 def test_an_exclusive_stage_gets_every_core_and_runs_alone() -> None:

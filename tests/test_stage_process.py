@@ -13,6 +13,7 @@ from toy_project import make_project
 
 from flows import processes
 from flows.processes import ProcessGroup
+from flows.slots import Share
 from flows.stage_process import StageResult, run_stage
 from tests.living import outliving
 
@@ -24,7 +25,7 @@ STUBBORN = "import signal, time\nfor s in (2, 15): signal.signal(s, signal.SIG_I
 
 def run(root: Path, target: str = "it", **settings: object) -> tuple[StageResult, list[str]]:
     lines: list[str] = []
-    options: dict[str, object] = {"stop": threading.Event(), "num_threads": 1, **settings}
+    options: dict[str, object] = {"stop": threading.Event(), "share": Share(1), **settings}
     result = run_stage(target, root=root, log_line=lines.append, **options)  # type: ignore[arg-type]
     return result, lines
 
@@ -66,15 +67,16 @@ def test_a_stage_runs_and_its_output_arrives_line_by_line(tmp_path: Path) -> Non
     assert run(root)[0].outcome == "restored"
 
 
-def test_the_stage_runs_under_our_interpreter_and_with_its_share_of_threads(
+def test_the_stage_runs_under_our_interpreter_and_with_its_share_of_the_machine(
     tmp_path: Path,
 ) -> None:
     script = (
-        "import os, sys; open('out.txt', 'w').write(sys.prefix + os.environ['OMP_NUM_THREADS'])"
+        "import os, sys; found = map(os.environ.get, ('OMP_NUM_THREADS', 'CUDA_VISIBLE_DEVICES')); "
+        "open('out.txt', 'w').write(' '.join([sys.prefix, *found]))"
     )
     root = project(tmp_path, script)
-    run(root, num_threads=3)
-    assert (root / "out.txt").read_text() == f"{sys.prefix}3"
+    run(root, share=Share(3, gpu="5"))
+    assert (root / "out.txt").read_text() == f"{sys.prefix} 3 5"
 
 
 def test_a_failure_carries_the_stages_exit_code_and_its_last_words(
@@ -170,7 +172,7 @@ def test_an_exception_while_the_stage_runs_stops_it(tmp_path: Path) -> None:
             raise RuntimeError("the logger broke")
 
     with pytest.raises(RuntimeError, match="the logger broke"):
-        run_stage("it", root=root, num_threads=1, stop=threading.Event(), log_line=break_at_x)
+        run_stage("it", root=root, share=Share(1), stop=threading.Event(), log_line=break_at_x)
     assert outliving([int((root / "pid").read_text())], seconds=10) == []
 
 
