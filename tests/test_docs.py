@@ -99,6 +99,12 @@ def test_every_command_is_documented() -> None:
     assert known - named - by_dvc - by_make == set()
 
 
+def test_every_profile_and_section_is_documented() -> None:
+    named = set(code(ROOT / "docs" / "settings.md"))
+    assert {path.stem for path in (ROOT / "profiles").glob("*.yaml")} - named == set()
+    assert set(Params.model_fields) - named - {"profile", "seed"} == set()
+
+
 def test_every_stage_is_documented() -> None:
     graph = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
     words = {word for path in HAND for text in code(path) for word in text.split()}

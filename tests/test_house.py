@@ -1,4 +1,4 @@
-"""The rules of the house, read from the imports: who may use what (docs/decisions/0001-layout.md)."""
+"""The rules of the house, read from the imports: who may use what."""
 
 import ast
 import sys
