@@ -20,7 +20,7 @@ from stages.corpus.statistics import (
     shard_statistics,
 )
 from stages.corpus.versions import Drift, drift, previous_of, versions_json
-from stages.files import read_json, write_json
+from stages.files import read_json, sha256_of, write_json
 from stages.params import Expectations
 from tests.conftest import ROOT
 from tests.tiny_shards import SPECIAL, write_shards
@@ -278,23 +278,34 @@ def test_a_failure_is_told_with_value_bound_and_shard(tmp_path):
     assert "corpus.expectations" in text
 
 
-@pytest.mark.slow
-def test_the_stage_fails_after_writing_its_report(tmp_path):
+def judge_in(folder: Path, **bounds: float) -> subprocess.CompletedProcess[str]:
+    """Run the stage on the shards of a folder, as DVC does."""
     settings = yaml.safe_load((ROOT / "params.yaml").read_text())
-    settings["corpus"]["expectations"] = SETTINGS.model_dump()
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
-    planted(tmp_path / "shards", {"duplicates"})
+    settings["corpus"]["expectations"] = SETTINGS.model_dump() | bounds
+    (folder / "params.yaml").write_text(yaml.safe_dump(settings))
     command = [sys.executable, "-m", "stages.corpus.expectations", "--shards", "shards"]
     command += ["--report", "reports/expectations.json", "--docs", "reports/data_docs"]
-    command += ["--versions", "reports/corpus_versions.json"]
+    command += ["--versions", "reports/corpus_versions.json", "--passed", "passed.json"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
+
+
+@pytest.mark.slow
+def test_the_stage_fails_after_writing_its_report(tmp_path):
+    planted(tmp_path / "shards", {"duplicates"})
+    (tmp_path / "passed.json").write_text("of other shards")
+    done = judge_in(tmp_path)
     assert done.returncode == 1
     assert "few_duplicates: duplicate_fraction is 0.025, expected <= 0.01" in done.stderr
     assert "Traceback" not in done.stderr
     assert read_json(tmp_path / "reports/expectations.json")["passed"] is False
-    # What is found bad is nothing to compare the next with.
+    # What is found bad is nothing to compare the next with, and nothing to train on.
     assert not (tmp_path / "reports/corpus_versions.json").exists()
+    assert not (tmp_path / "passed.json").exists()
     assert (tmp_path / "reports/data_docs/index.html").is_file()
+    # A bound that lets it pass: what training depends on names the shards alone.
+    assert judge_in(tmp_path, max_duplicate_fraction=0.03).returncode == 0
+    manifest = sha256_of(tmp_path / "shards" / "manifest.json")
+    assert read_json(tmp_path / "passed.json") == {"manifest_sha256": manifest}

@@ -2,10 +2,12 @@ r"""Judge the shards before anything is trained on them; bad data stops the grap
 
 By hand: python -m stages.corpus.expectations --shards data/shards \
              --report reports/expectations.json --versions reports/corpus_versions.json \
-             --docs reports/data_docs
+             --docs reports/data_docs --passed data/shards_passed.json
 Writes the report and, for people, Great Expectations' Data Docs (open index.html in a browser).
 --versions holds the last corpus that was found good, in outline: it is read to see how far this one
 has drifted, and replaced if this one is good.
+--passed is there only where all holds, and names the shards and nothing else: training depends on
+it, and so another bound that holds as well trains nothing anew.
 
 numpy measures, one row per shard, one for the training split and one for the drift; Great
 Expectations judges these small tables. It knows no Arrow, and all the tokens would take it hours.
@@ -22,7 +24,7 @@ from stages.corpus.judging import Bound, Verdict, judge
 from stages.corpus.statistics import Statistics, measure
 from stages.corpus.versions import Drift, drift, previous_of, versions_json
 from stages.errors import DataError
-from stages.files import atomic_output, write_json
+from stages.files import atomic_output, sha256_of, write_json
 
 
 def bounds_of(settings: params.Expectations, vocabulary_size: int) -> list[Bound]:
@@ -188,6 +190,7 @@ def explain(verdicts: list[Verdict], statistics: Statistics, docs: Path) -> str:
 def main(arguments: argparse.Namespace) -> None:
     """Measure, judge, report; fail if the shards are not as expected."""
     settings = params.load().corpus.expectations
+    arguments.passed.unlink(missing_ok=True)
     statistics = measure(arguments.shards)
     previous = previous_of(arguments.versions, statistics.outline)
     found = drift(statistics.outline, previous)
@@ -197,10 +200,12 @@ def main(arguments: argparse.Namespace) -> None:
     if not report["passed"]:
         raise DataError(explain(verdicts, statistics, arguments.docs))
     write_json(arguments.versions, versions_json(statistics.outline, previous))
+    manifest = sha256_of(arguments.shards / "manifest.json")
+    write_json(arguments.passed, {"manifest_sha256": manifest})
     log.info(
         "the shards keep all %d expectations; see %s", len(verdicts), arguments.docs / "index.html"
     )
 
 
 if __name__ == "__main__":
-    run(main, parser_for(__doc__, ["shards", "report", "versions", "docs"]))
+    run(main, parser_for(__doc__, ["shards", "report", "versions", "docs", "passed"]))
