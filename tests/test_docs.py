@@ -1,7 +1,7 @@
 """What the documentation says can be done: commands, links, settings and messages that exist.
 
 Read from the sources and not run, so that it costs a second: options are those that a module gives
-to argparse, messages its texts. `test_own_text.py` runs a page from start to end.
+to argparse, messages its texts. `test_pipeline.py` runs docs/your-own.md from start to end.
 """
 
 import ast
