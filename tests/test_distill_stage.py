@@ -84,6 +84,8 @@ def test_killed_at_a_write_and_anywhere_it_ends_with_the_identical_student(
     project: Path, undisturbed: Path
 ) -> None:
     rng, trial = random.Random(5), Trial(project, 1)
+    # The undisturbed one asked its teacher at every step.
+    configure(project, launch__teacher_states_gigabytes=0.1)
     dying = trial.start("-c", DIES_AT_A_WRITE, str(rng.randrange(40, 120)))
     assert dying.wait(300) == -signal.SIGKILL
     process = trial.start()

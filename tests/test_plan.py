@@ -66,6 +66,8 @@ def test_paper_run_takes_the_hours_that_were_derived_for_it(positions: str, hour
 def test_student_without_a_teacher_needs_none() -> None:
     alone, taught = (planned(bert_base(), name) for name in ("mlm_only", "distilbert"))
     assert alone.work_per_token.teacher_forward == alone.memory.teacher == 0
+    assert alone.teacher_states == 0
+    assert taught.teacher_states == taught.num_tokens * 768 * 4
     assert alone.num_parameters == taught.num_parameters == pytest.approx(66.99e6, rel=1e-3)
     assert taught.memory.teacher == pytest.approx(109.5e6 * 6, rel=2e-3)
 
@@ -161,6 +163,7 @@ def test_command_says_it_for_people_and_for_programs(
 
     text = answer("--price-per-hour", "3")
     assert "40% (assumed) of 989 TFLOP/s, the peak of H200 in bfloat16" in text
+    assert "disk     36,8" in text
     assert "31 or 32 sequences a process and step, 2 passes, 2.3% of the time" in text
     assert re.search(r"5\.6\d device-hours, 1[67]\.\d\d at 3 a device-hour", text)
     (distilbert, _) = json.loads(answer("--json"))["models"]

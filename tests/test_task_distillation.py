@@ -90,6 +90,21 @@ def test_pkd_is_labels_soft_targets_and_patience() -> None:
     assert sums[0].item() == pytest.approx(3 * ce.item(), rel=1e-5)
 
 
+def test_a_teacher_whose_answers_are_known_is_not_asked_again() -> None:
+    loss = loss_of(labels=0.5, soft_targets=0.5, temperature=2.0)
+    counts, (_, theirs) = loss.counts(BATCH), logits(loss)
+    asked, _ = loss(BATCH, counts)
+    loss._teacher = ()
+    known, _ = loss(BATCH | {"taught": theirs}, counts)
+    torch.testing.assert_close(known, asked)
+    assert loss.reads_answers_alone
+    patience = [{"kind": "patience", "weight": 1}]
+    assert not loss_of(soft_targets=1.0, objectives=patience).reads_answers_alone
+    labels_alone = loss_of(labels=1.0)
+    labels_alone._teacher = ()
+    labels_alone(BATCH, labels_alone.counts(BATCH))
+
+
 def test_regression_learns_the_teachers_numbers_or_the_labels() -> None:
     mine, theirs = logits(loss_of(1, soft_targets=1.0))
     gold = BATCH | {"labels": torch.tensor([0.5, 4.0, 2.0])}

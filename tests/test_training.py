@@ -371,3 +371,14 @@ def test_micro_batches_of_a_step_see_the_counts_of_the_whole_batch() -> None:
     whole = objective(batch, counts)[0].item()
     parts = sum(objective(piece, counts)[0].item() for piece in micro_batches(batch, 3))
     assert parts == pytest.approx(whole, rel=1e-5)
+
+
+def test_gradient_of_tied_embeddings_is_what_autograd_forms_by_itself() -> None:
+    loss, batch = triple_loss(), batches()(0)
+    counts, weight = loss.counts(batch), loss.student.get_input_embeddings().weight
+    loss(batch, counts)[0].backward()
+    joined, weight.grad = weight.grad, None
+    hidden_BSD = encode(loss.student, batch["input_ids"], batch["attention_mask"])
+    loss.of_states(hidden_BSD, loss.teacher.hidden(batch), batch, counts)[0].backward()
+    assert not joined.is_sparse
+    torch.testing.assert_close(joined, weight.grad)

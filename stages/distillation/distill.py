@@ -29,6 +29,7 @@ from stages.training.heldout import measure_heldout
 from stages.training.loop import train
 from stages.training.processes import Processes, joined_processes, start_processes
 from stages.training.spending import Outcome, joined, later
+from stages.training.teacher_states import bytes_of_states, check_room, open_states
 from stages.training.triple_loss import FrozenTeacher
 from stages.training.work import asked_by, work_per_token
 
@@ -72,16 +73,24 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
     def measured() -> dict[str, float]:
         return measure_heldout(student, reference, heldout.fixed(settings.heldout_sequences))
 
+    width, length = taught_by[0].config.hidden_size, sequences.sequence_length
+    needed = sum(
+        bytes_of_states(s.num_steps * s.schedule.batch_sequences * length, width)
+        for s, loss in zip(plan, losses, strict=True)
+        if loss.reads_last_states_alone
+    )
+    check_room(needed, params.launch, arguments.student)
     report: dict[str, object] = {}
     if processes.is_first:
         report["initial_heldout"] = measured()
+    sha256 = {name: sha256_of(path / "model.safetensors") for name, path in folders.items()}
     workspace = scratch(
         f"distill-{arguments.student}",
         params.seed,
         settings.model_dump(mode="json"),
         recipe.model_dump(mode="json"),
         sequences.digest,
-        *(sha256_of(folder / "model.safetensors") for folder in folders.values()),
+        *sha256.values(),
     )
     training = Training(params.registry.experiment, arguments.student, workspace.name)
     outcomes: list[Outcome] = []
@@ -102,10 +111,15 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
                     masking,
                     settings.sampled_fraction,
                 ),
-                sequence_length=sequences.sequence_length,
+                sequence_length=length,
                 num_parameters=num_parameters(student),
-                tokens_per_step=size * sequences.sequence_length,
+                tokens_per_step=size * length,
             )
+            if loss.reads_last_states_alone:
+                precisions = settings.teacher_precision, stretch.schedule.precision
+                loss.states = open_states(
+                    sha256[recipe.taught_by[0]], precisions, params.launch, processes
+                )
             alone = len(plan) == 1
             folder = workspace if alone else workspace / f"{index:02d}-{stretch.name}"
             # Each phase has checkpoints of its own; a rerun takes up the ends of those before.
@@ -131,7 +145,7 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
     if not processes.is_first:
         return
     num_sequences = sum(s.num_steps * s.schedule.batch_sequences for s in plan)
-    report |= outcome.cost(num_sequences * sequences.sequence_length) | {
+    report |= outcome.cost(num_sequences * length) | {
         "student": arguments.student,
         "training": training.fingerprint,
         "num_parameters": num_parameters(student),

@@ -5,6 +5,7 @@ comes beside them. Student and teacher run once, whatever the number of objectiv
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 from stages.distillation.layer_terms import LayerTerm
 from stages.errors import SettingsError
 from stages.params import Cosine, MaskedTokens, MixedLabels, ObjectiveSettings, SoftTargets, Weights
-from stages.students.heads import MaskedLM
-from stages.students.taps import Taps, look
+from stages.students.heads import MaskedLM, embeddings_join_head
+from stages.students.taps import Seen, Taps, look
 from stages.training.batches import Batch
+from stages.training.teacher_states import TAUGHT, TeacherStates
 from stages.training.triple_loss import FrozenTeacher, TripleLoss
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ class PhaseLoss(nn.Module):
         # A teacher that no objective asks is not run.
         asked = bool(self.layer_terms) or (triple is not None and triple.teacher is not None)
         self.teacher = teacher if asked else None
+        self.states: TeacherStates | None = None
         self.terms = (
             *(triple.terms if triple else ()),
             *(term.name for term in self.layer_terms),
@@ -54,24 +57,40 @@ class PhaseLoss(nn.Module):
         weights = dict(self.triple.weights) if self.triple else {}
         return weights | {term.name: term.weight for term in self.layer_terms}
 
+    @property
+    def reads_last_states_alone(self) -> bool:
+        """Whether the teacher's last hidden states are all that is asked of it."""
+        return self.teacher is not None and self.teacher_taps == Taps()
+
     def counts(self, batch: Batch) -> list[float]:
         """Return what each term sums over."""
         counts = self.triple.counts(batch) if self.triple else []
         return [*counts, *(term.count(batch) for term in self.layer_terms)]
 
     def prepare(self, batch: Batch) -> Batch:
-        """Return a micro-batch with the rows whose logits are needed, where any are."""
-        return self.triple.prepare(batch) if self.triple else batch
+        """Return a micro-batch with the rows whose logits are needed, where any are.
+
+        Where the teacher's states are kept, with those that are known.
+        """
+        batch = self.triple.prepare(batch) if self.triple else batch
+        return self.states.recall(batch) if self.states else batch
 
     def forward(self, batch: Batch, counts: list[float]) -> tuple[Tensor, Tensor]:
         """Return the weighted loss of a micro-batch, and each term's sum."""
         inputs = batch["input_ids"], batch["attention_mask"]
         # Layers above those that an objective reads are not run.
-        student = look(self.student, *inputs, self.student_taps, to_the_end=self.triple is not None)
+        with embeddings_join_head(self.student) if self.triple else nullcontext():
+            student = look(
+                self.student, *inputs, self.student_taps, to_the_end=self.triple is not None
+            )
         teacher = None
-        if self.teacher is not None:
+        if TAUGHT in batch:
+            teacher = Seen(batch[TAUGHT], {}, {})
+        elif self.teacher is not None:
             asks = self.triple is not None and self.triple.teacher is not None
             teacher = self.teacher.look(batch, self.teacher_taps, to_the_end=asks)
+            if self.states is not None and teacher.last_BSD is not None:
+                self.states.keep(teacher.last_BSD)
         total, sums = torch.zeros((), device=inputs[0].device), []
         num_triple = len(self.terms) - len(self.layer_terms)
         if self.triple is not None:

@@ -98,15 +98,20 @@ def logits_of(model: PreTrainedModel, batch: Batch) -> Tensor:
 
 
 @torch.inference_mode()
-def predict(model: PreTrainedModel, examples: Examples, *, regression: bool) -> NDArray[Any]:
-    """Return the label id or the number that a model gives each example, in their order."""
+def logits_of_all(model: PreTrainedModel, examples: Examples) -> NDArray[np.float32]:
+    """Return a classifier's logits for all examples in their order, N x C."""
     model.eval()
     order = np.argsort([len(ids) for ids in examples.ids])
-    predictions = np.empty_like(examples.labels)
+    logits_NC = np.empty((len(examples), model.config.num_labels), dtype=np.float32)
     for start in range(0, len(order), EVALUATION_BATCH):
         indices = order[start : start + EVALUATION_BATCH]
         batch = {name: x.to(model.device) for name, x in examples.batch(indices).items()}
-        logits_BC = logits_of(model, batch)
-        answers = logits_BC[:, 0] if regression else logits_BC.argmax(dim=-1)
-        predictions[indices] = answers.cpu().numpy()
-    return predictions
+        logits_NC[indices] = logits_of(model, batch).float().cpu().numpy()
+    return logits_NC
+
+
+def predict(model: PreTrainedModel, examples: Examples, *, regression: bool) -> NDArray[Any]:
+    """Return the label id or the number that a model gives each example, in their order."""
+    logits_NC = logits_of_all(model, examples)
+    answers = logits_NC[:, 0] if regression else logits_NC.argmax(axis=-1)
+    return answers.astype(examples.labels.dtype)

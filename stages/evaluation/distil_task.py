@@ -12,8 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import PreTrainedModel
@@ -23,6 +25,7 @@ from stages.distillation.layer_terms import layer_term
 from stages.distillation.phases import draw, hold_unreached
 from stages.errors import SettingsError
 from stages.evaluation.augmentation import Augmenter, read_glove
+from stages.evaluation.classifier import logits_of_all
 from stages.evaluation.examples import ShuffledBatches, read_rows
 from stages.evaluation.finetune import finetune_once, spread, tune, tuning_schedule
 from stages.evaluation.metrics import headline
@@ -93,13 +96,25 @@ def distil_task(
     training = read("train") if text == task_folder else read_split(
         text, task, "train", tokenizer, tuning, None
     )  # fmt: skip
+    # Asked once: every epoch of every seed has the same text, and the teacher has no dropout.
+    taught_NC = None
+    if task["kind"] != "span" and any(p.soft_targets and not p.objectives for p in settings.phases):
+        taught_NC = logits_of_all(teacher, training.examples)
     done = []
     for seed in params.evaluation.seeds:
         file = workspace / f"seed-{seed}.json"
         if not file.exists():
             clock = time.monotonic()
             student = _distil_once(
-                teacher, student_folder, task, training, settings, params, processes, seed
+                teacher,
+                student_folder,
+                task,
+                training,
+                taught_NC,
+                settings,
+                params,
+                processes,
+                seed,
             )
             metrics = scored(
                 {split: answers(student, examples, task) for split, examples in judged.items()},
@@ -131,6 +146,7 @@ def _distil_once(
     student_folder: Path,
     task: dict[str, Any],
     training: Split,
+    taught_NC: NDArray[np.float32] | None,
     settings: Settings,
     params: Params,
     processes: Processes,
@@ -153,7 +169,10 @@ def _distil_once(
     draw(projections, seed, student.config.initializer_range)
     projections.to(processes.device)
     for index, (phase, loss) in enumerate(zip(settings.phases, losses, strict=True)):
-        batches = ShuffledBatches(training.examples, phase.batch_examples, seed + 1000 * index)
+        known = taught_NC if loss.reads_answers_alone else None
+        batches = ShuffledBatches(
+            training.examples, phase.batch_examples, seed + 1000 * index, known
+        )
         schedule = tuning_schedule(phase, decay=phase.decay)
         hold_unreached(loss, batches(0), processes.device)
         title = f"{task['name']} {phase.name} seed {seed}"

@@ -51,15 +51,28 @@ class Examples:
 
 
 class ShuffledBatches:
-    """Training batches by step: every epoch a permutation of (seed, epoch)."""
+    """Training batches by step: every epoch a permutation of (seed, epoch).
 
-    def __init__(self, examples: Examples, batch_size: int, seed: int) -> None:
-        self.examples = examples
+    With a teacher's answers to all examples, N x C, those of the batch are in it as `taught`.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        batch_size: int,
+        seed: int,
+        taught_NC: NDArray[np.float32] | None = None,
+    ) -> None:
+        self.examples, self.taught_NC = examples, taught_NC
         self.order = Order(len(examples), batch_size, seed)
 
     def __call__(self, step: int) -> Batch:
         """Return the batch of a step; it may run from one epoch into the next."""
-        return self.examples.batch(self.order.indices(step))
+        indices = self.order.indices(step)
+        batch = self.examples.batch(indices)
+        if self.taught_NC is not None:
+            batch["taught"] = torch.from_numpy(self.taught_NC[indices])
+        return batch
 
 
 def read_rows(folder: Path, split: str, limit: int | None) -> pa.Table:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from stages.distillation.layer_terms import LayerTerm
+from stages.evaluation.classifier import logits_of
 from stages.objectives.soft_targets import soft_target_kl, span_ce, span_kl
 from stages.params import TaskPhase
 from stages.students.taps import Seen, Taps, watch
@@ -45,6 +46,12 @@ class TaskDistillation(nn.Module):
         for term in self.layer_terms:
             self.student_taps |= term.student_taps
             self.teacher_taps |= term.teacher_taps
+        self.asks_teacher = bool(self.layer_terms) or "soft_targets" in self.answer_terms
+
+    @property
+    def reads_answers_alone(self) -> bool:
+        """Whether a class or a number is all that is asked of the teacher: the same every epoch."""
+        return self.asks_teacher and not self.layer_terms and self.kind != "span"
 
     def counts(self, batch: Batch) -> list[float]:
         """Return the number of examples, times classes where the reduction says so."""
@@ -61,13 +68,16 @@ class TaskDistillation(nn.Module):
 
     def forward(self, batch: Batch, counts: list[float]) -> tuple[Tensor, Tensor]:
         """Return the weighted loss of a micro-batch, and each term's sum."""
-        logits, mine = _answer(self.student, batch, self.student_taps)
-        with torch.no_grad():
-            taught, theirs = _answer(self._teacher[0], batch, self.teacher_taps)
+        logits, mine = self._answer(self.student, batch, self.student_taps)
+        taught, theirs = batch.get("taught"), Seen(None, {}, {})
+        if self.asks_teacher and taught is None:
+            with torch.no_grad():
+                taught, theirs = self._answer(self._teacher[0], batch, self.teacher_taps)
         sums = {}
         if "labels" in self.answer_terms:
             sums["labels"] = self._with_labels(logits, batch)
         if "soft_targets" in self.answer_terms:
+            assert taught is not None
             sums["soft_targets"] = self._with_teacher(logits, taught, batch)
         weights = [*self.answer_terms.values(), *(term.weight for term in self.layer_terms)]
         values = [*sums.values(), *(term.sum(mine, theirs, batch) for term in self.layer_terms)]
@@ -75,6 +85,20 @@ class TaskDistillation(nn.Module):
         for weight, value, count in zip(weights, values, counts, strict=True):
             total = total + weight / max(count, 1) * value
         return total, torch.stack([value.detach().float() for value in values])
+
+    def _answer(self, model: PreTrainedModel, batch: Batch, taps: Taps) -> tuple[Tensor, Seen]:
+        """Return logits, B x C or for spans B x S x 2, and what the taps ask for."""
+        if taps == Taps() and self.kind != "span":
+            return logits_of(model, batch), Seen(None, {}, {})
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        if getattr(model.config, "type_vocab_size", 0) > 1:
+            inputs["token_type_ids"] = batch["token_type_ids"]
+        output, hidden, attention = watch(model, inputs, taps)
+        if "start_logits" in output:
+            logits = torch.stack([output.start_logits, output.end_logits], dim=-1)
+        else:
+            logits = output.logits
+        return logits, Seen(None, hidden, attention)
 
     def _with_labels(self, logits: Tensor, batch: Batch) -> Tensor:
         labels, mask_BS = batch["labels"], batch["attention_mask"]
@@ -102,16 +126,3 @@ class TaskDistillation(nn.Module):
                 batch["attention_mask"],
             ).sum
         return soft_target_kl(logits, taught, temperature).sum
-
-
-def _answer(model: PreTrainedModel, batch: Batch, taps: Taps) -> tuple[Tensor, Seen]:
-    """Return logits, B x C or for spans B x S x 2, and what the taps ask for."""
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    if getattr(model.config, "type_vocab_size", 0) > 1:
-        inputs["token_type_ids"] = batch["token_type_ids"]
-    output, hidden, attention = watch(model, inputs, taps)
-    if "start_logits" in output:
-        logits = torch.stack([output.start_logits, output.end_logits], dim=-1)
-    else:
-        logits = output.logits
-    return logits, Seen(None, hidden, attention)

@@ -66,6 +66,9 @@ class Launch(Settings):
     checkpoint_every_seconds: float = Field(default=60.0, ge=0)
     """How much work a kill may cost; 0 checkpoints after every step."""
     num_checkpoints: Positive = 2
+    teacher_states_gigabytes: float | None = Field(default=None, gt=0)
+    """How much disk the teacher's last hidden states may take, kept for the next student that sees
+    the same batches; a run that needs more is refused. null asks the teacher at every step."""
     live_curve_after_seconds: float | None = Field(default=120.0, ge=0)
     """How long a student trains before its curve is written to MLflow as it grows: importing MLflow
     costs seconds that a short run does better without. null writes it at registration only."""

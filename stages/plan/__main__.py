@@ -11,6 +11,7 @@ starting them. Hours are the work divided by a rate: the one that was measured
 
 import argparse
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from stages.files import read_json
 from stages.plan.estimate import Plan, plans
 from stages.plan.teachers import teacher_config
 from stages.training.hardware import PEAKS, matmul_rate
+from stages.training.teacher_states import GIGABYTE
 
 SHARDS = Path("data/shards/manifest.json")
 CPU = "CPU"
@@ -98,11 +100,20 @@ def _text(plan: Plan, hours: float, processes: int, price: float | None) -> str:
         *(f"    {part / work.total:6.1%}  {name}" for name, part in parts.items() if part),
         f"  memory   {memory.total / GIB:.2f} GiB a process",
         *(f"    {part / GIB:6.2f}  {name}" for name, part in holds.items() if part),
+        *([_disk(plan.teacher_states)] if plan.teacher_states else []),
         f"  sharing  {size} sequences a process and step, {sharing.passes} "
         f"pass{'es' if sharing.passes > 1 else ''}{uneven}",
         f"  time     {_duration(hours)}, {hours * processes:.2f} device-hours{cost}",
     ]
     return "\n".join(lines)
+
+
+def _disk(num_bytes: int) -> str:
+    free = shutil.disk_usage(Path()).free
+    return (
+        f"  disk     {num_bytes / GIGABYTE:,.2f} GB where the teacher's states are kept "
+        f"(launch.teacher_states_gigabytes); {free / GIGABYTE:,.0f} GB are free"
+    )
 
 
 def _duration(hours: float) -> str:

@@ -13,6 +13,7 @@ from stages.plan.memory import Memory, memory_of
 from stages.plan.sharing import Sharing, sharing_of
 from stages.students.building import build
 from stages.students.heads import num_parameters
+from stages.training.teacher_states import bytes_of_states
 from stages.training.triple_loss import FrozenTeacher, TripleLoss
 from stages.training.work import Asked, Work, asked_by, work_per_token
 
@@ -27,6 +28,8 @@ class Plan:
     num_tokens: int
     work_per_token: Work
     memory: Memory
+    teacher_states: int
+    """Bytes on the disk if the teacher's last hidden states are kept; 0 where it is asked more."""
     sharing: Sharing
 
     @property
@@ -114,6 +117,7 @@ def _student_plans(
             asked_by(
                 loss.triple, runs_teacher, params.distill.masking, params.distill.sampled_fraction
             ),
+            loss.reads_last_states_alone,
         )
         found.append(
             _plan(stretch, params, student, teachers if runs_teacher else [], num_processes)
@@ -138,6 +142,7 @@ class _Stretch:
     schedule: Schedule
     num_steps: int
     asked: Asked
+    reads_last_states_alone: bool = False
 
 
 def _plan(
@@ -149,12 +154,13 @@ def _plan(
 ) -> Plan:
     schedule, length = stretch.schedule, params.corpus.shards.sequence_length
     tokens_per_step = schedule.batch_sequences * length
+    num_tokens = stretch.num_steps * tokens_per_step
     sharing = sharing_of(schedule, params.launch, num_processes)
     return Plan(
         name=stretch.name,
         num_parameters=num_parameters(model),
         num_steps=stretch.num_steps,
-        num_tokens=stretch.num_steps * tokens_per_step,
+        num_tokens=num_tokens,
         work_per_token=work_per_token(
             model.config,
             [teacher.config for teacher in teachers],
@@ -170,6 +176,11 @@ def _plan(
             sequence_length=length,
             precision=schedule.precision,
             num_processes=num_processes,
+        ),
+        teacher_states=(
+            bytes_of_states(num_tokens, teachers[0].config.hidden_size)
+            if stretch.reads_last_states_alone
+            else 0
         ),
         sharing=sharing,
     )

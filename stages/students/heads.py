@@ -4,6 +4,8 @@ The stock `forward` of a masked language model forms logits at every position. O
 features and the head's weights instead, and form logits only where and when they need them.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
@@ -87,6 +89,24 @@ def head_of(model: MaskedLM, hidden_ND: Tensor) -> Head:
         f"{type(model).__name__} has no masked-language-model head known here; known are those of "
         "BERT, DistilBERT, RoBERTa, ModernBERT and MobileBERT"
     )
+
+
+@contextmanager
+def embeddings_join_head(model: MaskedLM) -> Iterator[None]:
+    """Have the gradient of tied word embeddings added to the head's, for forward passes in a block.
+
+    Autograd would form one of the vocabulary's size, nearly all zeros, beside it. Only for losses
+    that form the head's, which comes first in the backward pass, and on a CPU: a GPU would make
+    the host wait.
+    """
+    embeddings, decoder = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = decoder is not None and decoder.weight is embeddings.weight
+    joins = tied and embeddings.weight.device.type == "cpu"
+    before, embeddings.sparse = embeddings.sparse, joins
+    try:
+        yield
+    finally:
+        embeddings.sparse = before
 
 
 def set_dropout(config: Any, dropout: float) -> None:

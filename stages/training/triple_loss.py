@@ -14,7 +14,7 @@ from stages.errors import TrainingError
 from stages.objectives.hidden_states import cosine
 from stages.objectives.term import masked_positions
 from stages.objectives.vocabulary import Buffers, Head, vocabulary_losses
-from stages.students.heads import MaskedLM, encode, head_of
+from stages.students.heads import MaskedLM, embeddings_join_head, encode, head_of
 from stages.students.taps import Seen, Taps, look
 from stages.training.batches import Batch, with_rows
 
@@ -146,7 +146,8 @@ class TripleLoss(nn.Module):
 
     def forward(self, batch: Batch, counts: list[float]) -> tuple[Tensor, Tensor]:
         """Return the weighted loss of a micro-batch, and each term's sum."""
-        hidden_BSD = encode(self.student, batch["input_ids"], batch["attention_mask"])
+        with embeddings_join_head(self.student):
+            hidden_BSD = encode(self.student, batch["input_ids"], batch["attention_mask"])
         taught_BSD = self.teacher.hidden(batch) if self.teacher is not None else None
         return self.of_states(hidden_BSD, taught_BSD, batch, counts)
 
