@@ -4,8 +4,9 @@
 
 All start from the same student and see the same corpus; each plans its steps, and with them its
 learning rate, from its own speed. What counts is the held-out divergence from the teacher (nats a
-token, T = 1). The engine may use whatever it offers: precision, positions, batch, learning rate;
-of positions and precisions, every pair of those given has a turn of the same length.
+token, T = 1). The engine may use whatever it offers: precision, positions, batch, learning rate,
+dropout, weights, temperature; of positions and precisions, every pair of those given has a turn of
+the same length.
 """
 
 import argparse
@@ -43,8 +44,8 @@ class Race:
         self.arguments, self.device = arguments, torch.device(arguments.device)
         self.clock = CLOCKS[arguments.clock]
         self.teacher = open_teacher(arguments.teacher).to(self.device)
-        layers = [int(layer) for layer in arguments.layers.split(",")]
-        self.student = build_student(self.teacher, layers).to(self.device)
+        self.layers = [int(layer) for layer in arguments.layers.split(",")]
+        self.student = build_student(self.teacher, self.layers).to(self.device)
         self.sequences = open_split(arguments.shards, "train")
         self.heldout = MaskedBatches(open_split(arguments.shards, "heldout"), 16, 0, Masking())
 
@@ -72,13 +73,13 @@ class Race:
     ) -> tuple[torch.nn.Module, float]:
         """Return a student after some of the engine's steps, and the seconds they took."""
         given = self.arguments
-        student = copy.deepcopy(self.student)
-        student.tie_weights()
+        student = build_student(self.teacher, self.layers, dropout=given.dropout).to(self.device)
+        ce, mlm, cos = given.weights
         objective = TripleLoss(
             student,
             FrozenTeacher(self.teacher, narrow=given.teacher_precision == "bfloat16"),
-            WEIGHTS,
-            temperature=TEMPERATURE,
+            Weights(ce=ce, mlm=mlm, cos=cos),
+            temperature=given.temperature,
             positions=positions,
         )
         begun = self.clock()
@@ -154,6 +155,12 @@ def parsed(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8, help="sequences a published step")
     parser.add_argument("--engine-batch", type=int, default=8, help="sequences an engine step")
     parser.add_argument("--learning-rate", type=float, default=5e-4, help="of the engine")
+    parser.add_argument("--dropout", type=float, default=0.1, help="of the engine's student")
+    parser.add_argument("--temperature", type=float, default=TEMPERATURE, help="of the engine")
+    parser.add_argument(
+        "--weights", type=float, nargs=3, default=[5, 2, 1], metavar=("CE", "MLM", "COS"),
+        help="of the engine",
+    )  # fmt: skip
     parser.add_argument(
         "--positions", nargs="+", choices=("all", "masked", "sampled"), default=["sampled"]
     )
