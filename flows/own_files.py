@@ -22,8 +22,9 @@ def changed(root: Path, settings: Params) -> dict[str, str]:
         newest = max(times, key=times.__getitem__, default=None)
         # The folder's own time: DVC may put old files of the same content into it.
         if newest is not None and times[newest] > made.stat().st_mtime:
+            shown = newest.relative_to(root) if newest.is_relative_to(root) else newest
             found[stage] = (
-                f"{newest} changed after {stage} had read it, and DVC does not look into it; "
+                f"{shown} changed after {stage} had read it, and DVC does not look into it; "
                 f"to read it again: dvc repro --force --single-item {stage}"
             )
     return found
