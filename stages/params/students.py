@@ -79,7 +79,7 @@ class Distill(Settings):
     """The share of unmasked tokens that `sampled` draws."""
     teacher_precision: Literal["schedule", "bfloat16"] = "schedule"
     """In what the teacher multiplies: as `schedule.precision` says, or in bfloat16 whatever that
-    is. Faster on processors with AVX512-BF16 or AMX; its targets differ by rounding."""
+    is. Faster with AMX, or AMD's AVX512-BF16; its targets differ by rounding."""
     dropout: Fraction = Field(default=0.1, json_schema_extra={"paper": "0.1"})
     masking: Masking = Masking()
     schedule: Schedule
