@@ -7,15 +7,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from stages import params
 from stages.errors import DataError
 from stages.evaluation.classifier import open_classifier
 from stages.evaluation.examples import ShuffledBatches, read_examples
-from stages.evaluation.finetune import finetune, spread
+from stages.evaluation.finetune import finetune, spread, tune_on_labels
 from stages.evaluation.metrics import score
 from stages.evaluation.predictions import read_predictions
-from stages.evaluation.task_models import open_model
+from stages.evaluation.task_models import open_model, read_split
 from tests.conftest import ROOT
 from tests.tiny_models import ALONE
 from tests.tiny_pipeline import save_teacher
@@ -150,6 +151,36 @@ def test_same_seed_gives_the_same_score(
         for _ in range(2)
     ]
     assert reports[0]["metrics"] == reports[1]["metrics"]
+
+
+def test_tuning_takes_the_steps_of_a_plain_script(model: Path, tmp_path: Path) -> None:
+    folder = write_task(tmp_path / "task", pair=True)
+    task = json.loads((folder / "task.json").read_text())
+    chosen = settings(num_epochs=1, warmup_fraction=0.2)
+    tuning = chosen.evaluation.finetune
+    split = read_split(folder, task, "train", model / "tokenizer.json", tuning, None)
+    tuned, plain = (open_model(model, task, 0.0, seed=1).train() for _ in range(2))
+    tune_on_labels(tuned, task, split, tuning, chosen.launch, ALONE, seed=1)
+    batches = ShuffledBatches(split.examples, 16, seed=1)
+    matrices = [p for p in plain.parameters() if p.ndim > 1]
+    vectors = [p for p in plain.parameters() if p.ndim == 1]
+    optimizer = torch.optim.AdamW([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}])
+    for step in range(10):
+        # Up for two of ten steps, then down to zero.
+        rate = 1e-3 * min((step + 1) / 2, (10 - step) / 8)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        plain(**batches(step)).loss.backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    # Weights are not compared: those without an effect, such as a key's bias, follow rounding.
+    after, before = (
+        tuned(**batches(0)).logits,
+        open_model(model, task, 0.0, seed=1)(**batches(0)).logits,
+    )
+    torch.testing.assert_close(after, plain(**batches(0)).logits, rtol=0, atol=1e-5)
+    assert (after - before).abs().max() > 1e-2
 
 
 def test_grid_reports_the_best_setting_and_everything_it_was_chosen_from(
