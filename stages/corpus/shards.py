@@ -140,8 +140,12 @@ def _documents(path: Path, number: int, num_shards: int) -> Iterator[tuple[list[
         for group in range(file.metadata.num_row_groups):
             end = start + file.metadata.row_group(group).num_rows
             if max(first, start) < min(last, end):
+                # Without threads, each of which would keep memory of its own.
                 for batch in file.iter_batches(
-                    DOCUMENTS_PER_BATCH, row_groups=[group], columns=["source", "text"]
+                    DOCUMENTS_PER_BATCH,
+                    row_groups=[group],
+                    columns=["source", "text"],
+                    use_threads=False,
                 ):
                     low, high = max(first - start, 0), min(last - start, len(batch))
                     if low < high:
