@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TEAM := $(VENV)/.installed-team
 
 # uv does not read pip's find-links setting: hand it over, so that a machine's own wheels are found.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
@@ -19,7 +20,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export MLFLOW_ALLOW_PICKLE_DESERIALIZATION := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint format lock profile plots ui doctor clean
+.PHONY: help setup team demo test test-fast lint format lock profile plots ui doctor clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,11 +36,17 @@ $(STAMP): requirements.lock
 setup: $(STAMP) ## Make .venv and install requirements.lock into it
 	@echo "Ready. Next: make demo (a distilled student in minutes) or make test."
 
+$(TEAM): requirements-team.lock $(STAMP)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --requirement requirements-team.lock
+	@touch $@
+
+team: $(TEAM) ## Add what a team's stores need: Postgres and S3 clients, MLflow's login, SeaweedFS
+
 demo: $(STAMP) ## Distil, evaluate, export, register and promote a student with the current params.yaml
 	@python -m flows.demo
 
 # By file: tests of one file share a server or a project, and two files at a time fill two cores.
-test: $(STAMP) ## Run every test
+test: $(STAMP) $(TEAM) ## Run every test
 	@python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(STAMP) ## Run the tests that need no server and no pipeline
@@ -56,10 +63,11 @@ format: $(STAMP) ## Rewrite the code in the house style
 	ruff format .
 
 # The local label of a machine's own torch build is dropped, so that the lock fits every machine.
-lock: $(STAMP) ## Pin everything in requirements.in again
+lock: $(STAMP) ## Pin everything in requirements.in and requirements-team.in again
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --no-annotate --no-header requirements.in | sed 's/^torch==\([0-9.]*\)+.*/torch==\1/' > requirements.lock.new
 	printf 'uv==0.13.8\n' >> requirements.lock.new
 	mv requirements.lock.new requirements.lock
+	$(BIN)/uv pip compile --quiet --python-version 3.11 --no-annotate --no-header requirements-team.in | grep --invert-match --line-regexp --fixed-strings --file requirements.lock > requirements-team.lock
 
 profile: $(STAMP) ## Switch params.yaml to a profile: make profile NAME=local-glue
 	@python -m stages.params use "$(NAME)"

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import cast
+from urllib.parse import urlparse
 from uuid import UUID
 
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
@@ -44,7 +45,8 @@ def deploy(root: Path) -> None:
         make_queue(client)
         if (url := os.environ.get(NOTIFY_URL)) is not None:
             notify(client, url)
-            log.info("Runs that fail or are stale are told to %s.", without_secret(url))
+            # The rest of such an address is the secret that lets one post there.
+            log.info("Runs that fail or are stale are told to %s.", urlparse(url).hostname)
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     # The server has to reach a deployment's own process too, wherever this one found it.
     environment = os.environ | {"PREFECT_API_URL": str(PREFECT_API_URL.value()), "PWD": str(root)}
@@ -116,8 +118,9 @@ def main(arguments: argparse.Namespace) -> None:
         raise SettingsError("no Prefect server is up: start it with make ui, in a second terminal")
     with temporary_settings({PREFECT_API_URL: url}):
         deploy(root)
-    log.info("Deployed to %s.", without_secret(url).removesuffix("/api"))
-    log.info("Now start a worker: PREFECT_API_URL=%s prefect worker start --pool %s", url, POOL)
+    shown = without_secret(url)
+    log.info("Deployed to %s.", shown.removesuffix("/api"))
+    log.info("Now start a worker: PREFECT_API_URL=%s prefect worker start --pool %s", shown, POOL)
 
 
 if __name__ == "__main__":

@@ -10,39 +10,24 @@ import json
 import os
 import re
 import shutil
-import sqlite3
 import sys
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import unquote, urlparse
+from typing import Any
 
 import psutil
 
 from flows import environment, own_files, server
+from flows.findings import MARK, Finding, State
+from flows.stores import check_mlflow, check_prefect, check_remote
 from flows.ui import PORTS
 from stages import params
-from stages.command import parser_for, run, without_secret
+from stages.command import parser_for, run
 from stages.errors import DistilleryError, SettingsError
-from stages.tracking.store import DATABASE
 
 LOW_DISK_GIB = 5.0
 NO_DISK_GIB = 1.0
-
-State = Literal["good", "warning", "wrong"]
-MARK: dict[State, str] = {"good": "ok   ", "warning": "note ", "wrong": "WRONG"}
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check saw, and what to do about it."""
-
-    state: State
-    said: str
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -173,89 +158,6 @@ def check_dvc(root: Path) -> Iterator[Finding]:
     yield Finding("good", f"dvc.lock records {len(stages)} stages")
 
 
-def check_store(root: Path) -> Iterator[Finding]:
-    """The MLflow store: that it can be read, that its files are there, that no change hangs."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if uri.startswith("http"):
-        yield _reachable("MLflow", f"{uri.rstrip('/')}/health")
-        return
-    if not (root / DATABASE).is_file():
-        yield Finding("good", f"{DATABASE} does not exist yet; the first run makes it")
-        return
-    try:
-        places, num_hanging = _read_store(root / DATABASE)
-    except sqlite3.DatabaseError as error:
-        yield Finding("wrong", f"{DATABASE} cannot be read ({error}); restore a backup")
-        return
-    lost = [place for place in places if place and not _is_there(place)]
-    if lost:
-        yield Finding(
-            "wrong",
-            f"{len(lost)} registered versions have lost their files, such as {lost[0]}. Was the "
-            "project moved? python -m stages.registry.backup saves it there and restores it here",
-        )
-    if num_hanging:
-        yield Finding("warning", f"{num_hanging} promotions were cut off; the next settles them")
-    if not lost:
-        yield Finding("good", f"{DATABASE} is whole, {len(places)} registered versions")
-
-
-def check_prefect(root: Path) -> Iterator[Finding]:
-    """The server flows will use, and schedules that should have fired and have not."""
-    del root
-    api_url = os.environ.get("PREFECT_API_URL") or server.advertised_url()
-    if not api_url:
-        yield Finding("good", "no server is configured: a flow starts its own on loopback")
-        return
-    found = _reachable("Prefect", f"{api_url}/health")
-    yield found
-    if found.state != "good":
-        return
-    late = _ask(api_url, "flow_runs/count", {"flow_runs": {"state": {"name": {"any_": ["Late"]}}}})
-    if late:
-        yield Finding("wrong", f"{late} scheduled runs are late: is a worker up? docs/flows.md")
-    deployments = _ask(api_url, "deployments/filter", {})
-    scheduled = [d["name"] for d in deployments if any(s["active"] for s in d["schedules"])]
-    yield Finding("good", f"{len(deployments)} deployments, {len(scheduled)} on a schedule")
-
-
-def _read_store(database: Path) -> tuple[list[str], int]:
-    """Return where the registered versions keep their files, and how many promotions hang."""
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10)) as store:
-        if (said := store.execute("PRAGMA quick_check").fetchone()[0]) != "ok":
-            raise sqlite3.DatabaseError(said)
-        places = [row[0] for row in store.execute("SELECT storage_location FROM model_versions")]
-        hanging = store.execute(
-            "SELECT count(*) FROM registered_model_tags "
-            "WHERE key LIKE 'alias_change.%' AND value LIKE '%\"state\": \"intended\"%'"
-        )
-        return places, int(hanging.fetchone()[0])
-
-
-def _is_there(place: str) -> bool:
-    parsed = urlparse(place)
-    return parsed.scheme not in {"", "file"} or Path(unquote(parsed.path)).exists()
-
-
-def _reachable(name: str, url: str) -> Finding:
-    try:
-        with urllib.request.urlopen(url, timeout=10) as reply:  # noqa: S310 - http, from settings
-            reply.read()
-    except (OSError, ValueError) as error:
-        return Finding("wrong", f"{name} does not answer at {without_secret(url)}: {error}")
-    return Finding("good", f"{name} answers at {without_secret(url)}")
-
-
-def _ask(api_url: str, path: str, question: dict[str, Any]) -> Any:
-    request = urllib.request.Request(  # noqa: S310 - http, from settings
-        f"{api_url}/{path}",
-        data=json.dumps(question).encode(),
-        headers={"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=10) as reply:  # noqa: S310
-        return json.load(reply)
-
-
 CHECKS: dict[str, Callable[[Path], Iterator[Finding]]] = {
     "python": check_python,
     "settings": check_settings,
@@ -263,7 +165,8 @@ CHECKS: dict[str, Callable[[Path], Iterator[Finding]]] = {
     "disk": check_disk,
     "ports": check_ports,
     "dvc": check_dvc,
-    "mlflow": check_store,
+    "remote": check_remote,
+    "mlflow": check_mlflow,
     "prefect": check_prefect,
 }
 

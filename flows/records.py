@@ -16,7 +16,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
 from flows import server
-from stages.command import log
+from stages.command import log, without_secret
 from stages.errors import DistilleryError
 
 RECORD_SECONDS = 20.0
@@ -30,7 +30,7 @@ def with_server(root: Path) -> Iterator[None]:
     """
     known = get_current_settings().api.url or server.advertised_url()
     if known is not None:
-        log.info("Prefect server: %s", known)
+        log.info("Prefect server: %s", without_secret(known))
         with temporary_settings({PREFECT_API_URL: known}):
             yield
         return

@@ -29,7 +29,7 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
         main(arguments)
     except DistilleryError as error:
         # The message is for the user to act on; a traceback would only hide it.
-        log.error("%s", error)  # noqa: TRY400
+        log.error("%s", without_secret(str(error)))  # noqa: TRY400
         sys.exit(error.exit_code)
     except OSError as error:
         if error.filename is None and error.errno is None:
@@ -59,4 +59,5 @@ def parser_for(module_doc: str | None, names: Sequence[str] = ()) -> argparse.Ar
 
 def without_secret(address: str) -> str:
     """Return an address without the user and password that may stand in it: safe to show."""
-    return re.sub(r"//[^/@\s]*@", "//", address)
+    # To the last @: a password may hold one.
+    return re.sub(r"//[^/\s]*@", "//", address)

@@ -4,15 +4,19 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from argparse import Namespace
+from base64 import b64encode
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 import yaml
 
-from flows import cleanup, doctor
-from flows.doctor import Finding
+from flows import cleanup, doctor, stores
+from flows.findings import Finding
 from stages.errors import DistilleryError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,17 +115,83 @@ def test_locks_of_a_dead_dvc_are_told_from_those_of_a_living_one(project: Path) 
 
 @pytest.mark.slow
 def test_versions_that_lost_their_files_are_found(two_versions: object, world: Path) -> None:
-    assert states(doctor.check_store(world)) == ["good"]
+    assert states(doctor.check_mlflow(world)) == ["good"]
     (world / "mlruns/artifacts").rename(world / "mlruns/moved")
-    (found,) = doctor.check_store(world)
+    (found,) = doctor.check_mlflow(world)
     assert found.state == "wrong"
     assert "2 registered versions have lost their files" in found.said
     database = world / "mlruns/mlflow.db"
     whole = database.read_bytes()
     database.write_bytes(whole[: len(whole) // 2])
-    (found,) = doctor.check_store(world)
+    (found,) = doctor.check_mlflow(world)
     assert found.state == "wrong"
     assert "restore a backup" in found.said
+
+
+def set_remote(project: Path, name: str, **options: str) -> None:
+    """Make the project a DVC workspace with a remote, as `dvc remote add --default` does."""
+    lines = [f"[core]\n    remote = {name}", f"['remote \"{name}\"']"]
+    lines += [f"    {option} = {value}" for option, value in options.items()]
+    (project / ".dvc").mkdir(exist_ok=True)
+    (project / ".dvc/config").write_text("\n".join(lines) + "\n")
+
+
+def test_remote_is_asked_and_its_secrets_are_kept_out_of_git(project: Path) -> None:
+    assert states(doctor.check_remote(project)) == ["good"]
+    kept = project / "kept"
+    set_remote(project, "team", url=str(kept))
+    (found,) = doctor.check_remote(project)
+    assert found.said == f"team ({kept}) answers and is empty; dvc push fills it"
+    kept.mkdir()
+    (found,) = doctor.check_remote(project)
+    assert found.said == f"team ({kept}) answers"
+    set_remote(project, "team", url="http://me:hidden@127.0.0.1:9/x", password="hidden")
+    told, found = doctor.check_remote(project)
+    assert told.said.startswith(".dvc/config, which git keeps, holds password of remote team")
+    assert found.state == "wrong"
+    assert found.said.startswith("team (http://127.0.0.1:9/x) does not answer")
+    assert "hidden" not in told.said + found.said
+
+
+class Answers(BaseHTTPRequestHandler):
+    """An MLflow server that lets everybody in, or nobody but me:secret."""
+
+    asks_for_login = True
+
+    def do_POST(self) -> None:
+        known = self.headers["Authorization"] == f"Basic {b64encode(b'me:secret').decode()}"
+        self.send_response(200 if known or not self.asks_for_login else 401)
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def mlflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Answers]]:
+    with HTTPServer(("127.0.0.1", 0), Answers) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{listening.server_port}")
+        yield Answers
+        listening.shutdown()
+
+
+def test_server_that_refuses_the_login_is_told_from_one_that_lets_strangers_in(
+    project: Path, mlflow: type[Answers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (found,) = doctor.check_mlflow(project)
+    assert "refuses the login; set MLFLOW_TRACKING_USERNAME" in found.said
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
+    assert states(doctor.check_mlflow(project)) == ["good"]
+    # The same server, were it on another machine.
+    monkeypatch.setattr(stores, "LOOPBACK", ())
+    assert states(doctor.check_mlflow(project)) == ["good", "warning"]
+    monkeypatch.setattr(mlflow, "asks_for_login", False)
+    *_, found = doctor.check_mlflow(project)
+    assert found.state == "wrong"
+    assert "lets anybody in" in found.said
 
 
 # --------------------------------------------------------------------------------------- cleanup

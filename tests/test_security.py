@@ -131,6 +131,7 @@ def test_settings_are_data_and_stay_small(text: str, tmp_path: Path) -> None:
 
 def test_passwords_in_addresses_are_not_shown() -> None:
     assert without_secret("http://me:secret@host:5000/api") == "http://host:5000/api"
+    assert without_secret("at http://me:p@ss:w%rd@host/x, or") == "at http://host/x, or"
     assert without_secret("sqlite:////a/b.db") == "sqlite:////a/b.db"
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.command import without_secret
 from stages.errors import DistilleryError
 from stages.files import atomic_output, file_lock
 
@@ -39,9 +40,14 @@ class Store:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Let one process at a time change the store. A server has no lock to offer."""
+        """Let one process at a time change the store. A server has no lock to offer.
+
+        Raises:
+            DistilleryError: a server does not let this login change what it is to change.
+        """
         if self.folder is None:
-            yield
+            with _as_server_errors(self.tracking_uri):
+                yield
             return
         with file_lock(self.folder / ".lock"):
             yield
@@ -61,7 +67,11 @@ class Store:
 
 
 def open_store(root: Path = Path()) -> Store:
-    """Open the store of a repository, making its database at first use (about ten seconds)."""
+    """Open the store of a repository, making its database at first use (about ten seconds).
+
+    Raises:
+        DistilleryError: a server does not answer, or refuses the login.
+    """
     mlflow = import_mlflow()
     given = os.environ.get("MLFLOW_TRACKING_URI")
     uri = given or f"{SQLITE}{(root / DATABASE).resolve()}"
@@ -75,7 +85,11 @@ def open_store(root: Path = Path()) -> Store:
     # repository of this process, or a child of it, keeps its runs.
     if given is None:
         os.environ.pop("MLFLOW_TRACKING_URI", None)
-    return Store(uri, folder, mlflow.MlflowClient(tracking_uri=uri))
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    if uri.startswith("http"):
+        with _as_server_errors(uri):
+            client.search_experiments(max_results=1)
+    return Store(uri, folder, client)
 
 
 def import_mlflow() -> Any:
@@ -87,6 +101,29 @@ def import_mlflow() -> Any:
     import mlflow
 
     return mlflow
+
+
+@contextmanager
+def _as_server_errors(uri: str) -> Iterator[None]:
+    """Say what a server refuses as an error to act on, without the password that is in `uri`."""
+    from mlflow.exceptions import MlflowException
+
+    server = f"the MLflow server at {without_secret(uri)}"
+    try:
+        yield
+    except MlflowException as error:
+        said = without_secret(str(error))
+        if error.error_code == "UNAUTHENTICATED":
+            said = (
+                f"{server} refuses the login; set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD, in the environment or in .env"
+            )
+        elif error.error_code == "PERMISSION_DENIED":
+            user = os.environ.get("MLFLOW_TRACKING_USERNAME", "nobody")
+            said = f"{server} does not let {user} do this; docs/team.md says who grants it ({said})"
+        else:
+            said = f"{server} did not do what it was asked to: {said}"
+        raise DistilleryError(said) from error
 
 
 def _make_database(database: Path) -> None:
