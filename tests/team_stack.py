@@ -190,7 +190,7 @@ def here(service: dict[str, Any], folder: Path, ports: dict[str, int]) -> dict[s
             Path(place).mkdir()
 
     def put(text: str) -> str:
-        text = re.sub(r"\b(s3|mlflow|prefect|localhost|0\.0\.0\.0)(?=:\d|$)", LOOPBACK, text)
+        text = re.sub(r"\b0\.0\.0\.0\b|\b(s3|mlflow|prefect)(?=:\d)", LOOPBACK, text)
         text = re.sub(r"\b\d{4}\b", lambda port: str(ports.get(port[0], port[0])), text)
         for inside, outside in places.items():
             text = re.sub(rf"(?<![\w/.]){inside}(?![\w-])", outside, text)

@@ -130,7 +130,7 @@ def test_versions_that_lost_their_files_are_found(two_versions: object, world: P
 
 def set_remote(project: Path, name: str, **options: str) -> None:
     """Make the project a DVC workspace with a remote, as `dvc remote add --default` does."""
-    lines = [f"[core]\n    remote = {name}", f"['remote \"{name}\"']"]
+    lines = [f"[core]\n    no_scm = true\n    remote = {name}", f"['remote \"{name}\"']"]
     lines += [f"    {option} = {value}" for option, value in options.items()]
     (project / ".dvc").mkdir(exist_ok=True)
     (project / ".dvc/config").write_text("\n".join(lines) + "\n")
