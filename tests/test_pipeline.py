@@ -211,6 +211,7 @@ def shared(project: Path, team: Team, tmp_path_factory: pytest.TempPathFactory) 
         ["clone", "--quiet", str(mine), str(theirs)],
     ):
         subprocess.run([*git, *command], cwd=mine, check=True)
+    shutil.copytree(mine / "raw", theirs / "raw")  # Files of one's own are not in git.
     said["pull"] = run(theirs, "dvc", "pull", **team.client)
     said["repro"] = run(theirs, "dvc", "repro", **team.client)
     said["doctor"] = run(theirs, "flows.doctor", **team.client)
