@@ -4,20 +4,23 @@ import json
 import os
 import pickle
 import sys
+import threading
 import zipfile
+from base64 import b64encode
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
 from stages import params
 from stages.command import without_secret
-from stages.errors import SettingsError, TeacherError
+from stages.errors import DistilleryError, SettingsError, TeacherError
 from stages.files import sha256_of
 from stages.params import FolderTeacher, WheelTeacher
 from stages.registry.versions import registered
 from stages.teacher.fetch import fetch_teacher
 from stages.teacher.models import open_teacher
-from stages.tracking.store import Store
+from stages.tracking.store import Store, open_store
 from tests.tiny_pipeline import save_teacher
 
 
@@ -144,3 +147,39 @@ def test_an_error_about_the_registry_does_not_tell_its_password() -> None:
     with pytest.raises(Exception, match=r"in http://127\.0\.0\.1:5000; register") as refused:
         registered(store, "student")
     assert "secret" not in str(refused.value)
+
+
+class MlflowWithLogin(BaseHTTPRequestHandler):
+    """Answers as MLflow's basic-auth does: me:secret may look, and change nothing."""
+
+    def do_POST(self) -> None:
+        known = self.headers["Authorization"] == f"Basic {b64encode(b'me:secret').decode()}"
+        may_look = self.path.endswith("/experiments/search")
+        self.send_response(401 if not known else 200 if may_look else 403)
+        self.end_headers()
+        self.wfile.write(b"{}" if known and may_look else b"Permission denied")
+
+    do_GET = do_POST
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_what_a_server_refuses_is_said_without_its_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with HTTPServer(("127.0.0.1", 0), MlflowWithLogin) as listening:
+        threading.Thread(target=listening.serve_forever, args=(0.01,), daemon=True).start()
+        address = f"127.0.0.1:{listening.server_port}"
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "other")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{address}")
+        with pytest.raises(DistilleryError, match=f"at http://{address} refuses the login; set"):
+            open_store()
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
+        store = open_store()
+        refused = pytest.raises(DistilleryError, match="does not let me do this")
+        with refused as error, store.locked():
+            store.client.set_registered_model_alias("student", "champion", "1")
+        assert "secret" not in str(error.value)
+        listening.shutdown()
