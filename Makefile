@@ -46,7 +46,7 @@ demo: $(STAMP) ## Distil, evaluate, export, register and promote a student with 
 	@python -m flows.demo
 
 # By file: tests of one file share a server or a project, and two files at a time fill two cores.
-test: $(STAMP) $(TEAM) ## Run every test
+test: $(STAMP) ## Run every test
 	@python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(STAMP) ## Run the tests that need no server and no pipeline

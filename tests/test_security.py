@@ -165,6 +165,7 @@ class MlflowWithLogin(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_what_a_server_refuses_is_said_without_its_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
