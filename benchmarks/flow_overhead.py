@@ -1,10 +1,12 @@
 """What the flow costs over plain `dvc repro`: a stage that runs, and a run with nothing to do.
 
     python -m benchmarks.flow_overhead [--stages 6] [--rounds 3]
+    python -m benchmarks.flow_overhead --own-graph
 
 A toy project, whose stages do nothing one after another, is brought up to date from nothing and
 then once more, in turns by `dvc repro` and by the flow: with the server of `make ui` up, and with
-a server of the flow's own.
+a server of the flow's own. With --own-graph the stages stand as those of this project's dvc.yaml
+do, two side by side where they may: what is added is then what a whole run of it pays.
 """
 
 import argparse
@@ -17,27 +19,40 @@ import tempfile
 import time
 from pathlib import Path
 
+import yaml
 from dvc.repo import Repo
 
 from flows import server
+from flows.graph import Graph, ordered, read_graph
 
 ROOT = Path(__file__).resolve().parent.parent
 DVC = ("-m", "dvc", "repro")
 FLOW = ("-m", "flows.distillation")
+WHAT = ("all", "nothing")
 
 
-def make_project(folder: Path, num_stages: int) -> Path:
-    """Make a chain of stages, each of which copies what the one before it left."""
+def chain(num_stages: int) -> Graph:
+    """Return stages of which each needs the one before it."""
+    return ordered({str(i): [str(i - 1)] if i else [] for i in range(num_stages)})
+
+
+def make_project(folder: Path, graph: Graph) -> Path:
+    """Make a project with these stages, each of which only says that it ran."""
     folder.mkdir()
     Repo.init(str(folder), no_scm=True).close()
     shutil.copytree(ROOT / "profiles", folder / "profiles")
     shutil.copy(ROOT / "params.yaml", folder / "params.yaml")
-    (folder / "0.txt").write_text("0\n")
-    lines = ["stages:"]
-    for i in range(num_stages):
-        lines += [f"  stage_{i}:", f"    cmd: cp {i}.txt {i + 1}.txt"]
-        lines += [f"    deps: [{i}.txt]", f"    outs: [{i + 1}.txt]"]
-    (folder / "dvc.yaml").write_text("\n".join(lines) + "\n")
+    (folder / "seed.txt").write_text("0\n")
+    stages = {}
+    for stage in graph.stages:
+        file = f"{stage.name}.txt"
+        stages[stage.name.replace("@", "-")] = {
+            "cmd": f"echo {stage.name} > {file}",
+            "deps": [f"{name}.txt" for name in stage.upstream] or ["seed.txt"],
+            "outs": [file],
+            "meta": {"exclusive": stage.is_exclusive},
+        }
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
     return folder
 
 
@@ -59,7 +74,10 @@ def main() -> None:
     )
     parser.add_argument("--stages", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--own-graph", action="store_true", help="the stages of this dvc.yaml")
     arguments = parser.parse_args()
+    graph = read_graph() if arguments.own_graph else chain(arguments.stages)
+    num_stages = len(graph.stages)
     taken: dict[tuple[str, str], list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)
@@ -72,18 +90,18 @@ def main() -> None:
             }
             for number in range(arguments.rounds):
                 for way, (command, url) in ways.items():
-                    folder = make_project(base / f"{number}-{way}", arguments.stages)
-                    for what in ("all", "nothing"):
+                    folder = make_project(base / f"{number}-{way}", graph)
+                    for what in WHAT:
                         took = seconds(command, folder, url)
                         taken.setdefault((way, what), []).append(took)
-    print(f"{'':<22}{arguments.stages} stages, s   nothing, s   over dvc, s a stage")
-    plain = statistics.median(taken["dvc repro", "all"])
+    print(f"{'':<22}{num_stages:>2} stages, s   nothing, s   over dvc, s   a stage, s")
+    plain, plain_nothing = (statistics.median(taken["dvc repro", what]) for what in WHAT)
     for way in ways:
-        everything, nothing = (statistics.median(taken[way, what]) for what in ("all", "nothing"))
+        everything, nothing = (statistics.median(taken[way, what]) for what in WHAT)
         # Start and end are paid once: what is left is the stages'.
-        each = (everything - nothing) / arguments.stages
-        base_each = (plain - statistics.median(taken["dvc repro", "nothing"])) / arguments.stages
-        print(f"{way:<22}{everything:>11.1f}{nothing:>13.1f}{each - base_each:>22.2f}")
+        each = (everything - nothing - (plain - plain_nothing)) / num_stages
+        over = everything - plain
+        print(f"{way:<22}{everything:>12.1f}{nothing:>13.1f}{over:>14.1f}{each:>13.2f}")
 
 
 if __name__ == "__main__":

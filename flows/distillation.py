@@ -28,13 +28,14 @@ from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows import own_files
-from flows.artifacts import write_artifacts
+from flows.artifacts import Progress, write_artifacts
 from flows.choices import AS_IT_IS, Profile, Targets
 from flows.environment import project_root
 from flows.graph import RETRY_SECONDS, DvcBusy, Graph, Passing, Stage, read_changed, read_graph
 from flows.records import report_outcome, with_server
 from flows.slots import Slots, Stopped, gpus, num_cores
 from flows.stage_process import StageResult, run_stage
+from flows.warm_dvc import WarmDvc
 from stages import params
 from stages.command import parser_for
 from stages.command import run as run_command
@@ -52,9 +53,11 @@ class Run:
     """What the tasks of one flow run share. It is never a task's parameter: those are strings."""
 
     root: Path
+    dvc: WarmDvc
     slots: Slots
     grace_seconds: float
     timeout_seconds: float | None
+    progress: Progress
     stop: threading.Event = field(default_factory=threading.Event)
 
     def halt(self) -> None:
@@ -101,9 +104,11 @@ def distillation(
         get_run_logger().warning(said)
     run = Run(
         root=root,
-        slots=Slots(settings.launch.parallel_stages, num_cores(), gpus()),
+        dvc=WarmDvc(),
+        slots=_slots(settings.launch),
         grace_seconds=grace_seconds,
         timeout_seconds=None if stage_timeout_minutes is None else 60 * stage_timeout_minutes,
+        progress=Progress(len(graph.stages), len(stale)),
     )
     states = _run_stages(graph, stale, run)
     try:
@@ -112,6 +117,11 @@ def distillation(
         # The work is done and DVC has it; what is lost is a page.
         get_run_logger().warning("the Prefect server did not take the artifacts: %s", error)
     return _conclusion(graph, states)
+
+
+def _slots(launch: params.Launch) -> Slots:
+    lock = None if launch.machine_lock is None else Path(launch.machine_lock)
+    return Slots(launch.parallel_stages, num_cores(), gpus(), machine_lock=lock)
 
 
 def use_profile(root: Path, name: str) -> None:
@@ -138,6 +148,8 @@ def _run_stages(graph: Graph, stale: set[str], run: Run) -> dict[str, State[Any]
         # Ctrl-C or a cancellation arrives here, in the main thread; the stages are other threads'.
         run.halt()
         raise
+    finally:
+        run.dvc.close()
     return {name: future.state for name, future in futures.items()}
 
 
@@ -161,6 +173,7 @@ def _task_of(stage: Stage, place: int, run: Run, *, is_stale: bool) -> Task[[str
                 result = run_stage(
                     target,
                     root=run.root,
+                    dvc=run.dvc,
                     share=share,
                     stop=run.stop,
                     log_line=_line_logger(),
@@ -169,7 +182,10 @@ def _task_of(stage: Stage, place: int, run: Run, *, is_stale: bool) -> Task[[str
                 )
         except Stopped:
             return Cancelled(message=f"{target} did not start: the flow was stopped.")
-        return state_of(target, result, was_cancelled=run.stop.is_set())
+        state = state_of(target, result, was_cancelled=run.stop.is_set())
+        if state.is_completed():
+            run.progress.add_one()
+        return state
 
     return run_one
 

@@ -10,10 +10,10 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, Protocol
 
 import psutil
 
@@ -31,11 +31,25 @@ kill -KILL 0
 """
 
 
+class Command(Protocol):
+    """What a group asks of its command; subprocess.Popen answers it."""
+
+    pid: int
+    stdout: IO[bytes] | None
+    returncode: Any
+
+    def poll(self) -> int | None:
+        """Return the exit code, None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end, at most so many seconds."""
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
     """A running command, and the group it lives in with everything it starts."""
 
-    command: subprocess.Popen[bytes]
+    command: Command
     guard: subprocess.Popen[bytes]
 
     def signal(self, number: signal.Signals) -> None:
@@ -56,6 +70,23 @@ def start(
     The group is of this session (not a new one) so that the guard and the command can share it;
     like a new session it keeps the terminal's Ctrl-C, which is for us, away from the command.
     """
+
+    def in_group(group: int) -> Command:
+        return subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.STDOUT,
+            process_group=group,
+        )
+
+    return guarded(in_group, grace_seconds)
+
+
+def guarded(start_in: Callable[[int], Command], grace_seconds: float) -> ProcessGroup:
+    """Make a group with a guard, and have a command started in it."""
     guard = subprocess.Popen(
         ["/bin/sh", "-c", _GUARD, "guard", str(grace_seconds), str(TERM_SECONDS)],
         stdin=subprocess.PIPE,
@@ -64,20 +95,12 @@ def start(
         process_group=0,
     )
     try:
-        child = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=subprocess.STDOUT,
-            process_group=guard.pid,
-        )
+        command = start_in(guard.pid)
     except BaseException:
         guard.kill()
         _reap(guard)
         raise
-    return ProcessGroup(child, guard)
+    return ProcessGroup(command, guard)
 
 
 def close(group: ProcessGroup) -> None:
@@ -94,7 +117,7 @@ def stop(group: ProcessGroup, grace_seconds: float) -> int:
         stopping.press()
         time.sleep(0.05)
     close(group)
-    return group.command.returncode
+    return int(group.command.returncode)
 
 
 class Stopping:

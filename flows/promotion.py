@@ -18,9 +18,10 @@ from prefect.client.schemas import State
 from prefect.states import Completed, Failed
 
 from flows import registry
+from flows.artifacts import version_link
 from flows.environment import project_root
 from flows.records import report_outcome, with_server
-from flows.results import Results, read_results, verdict_lines
+from flows.results import Registered, Results, gate_table, read_results, verdict_lines
 from stages.command import parser_for, run
 from stages.errors import DistilleryError
 
@@ -66,15 +67,15 @@ def _change(action: Action, reason: str, options: list[str]) -> State[Any]:
 
 def promotion_page(root: Path, answer: dict[str, Any], who: str) -> str:
     """Return who changed the champion, why and on what evidence, as Markdown."""
-    name = f"{answer['model']} {answer['version']} ({answer['student']})"
-    gate = _gate_of(read_results(root), answer, name)
+    version = Registered(answer["model"], answer["version"], answer["student"])
+    gate = _gate_of(read_results(root), version)
     replaced = answer["replaced"]
     return "\n".join(
         [
             f"# {answer['message']}",
             "",
             f"- Action: {answer['action']}",
-            f"- Champion: {name}",
+            f"- Champion: {version_link(version)} (its report and its card are there)",
             f"- Champion before: {'none' if replaced is None else replaced}",
             f"- Who: {who}",
             f"- Why: {answer['reason'] or 'no reason was given'}",
@@ -87,11 +88,11 @@ def promotion_page(root: Path, answer: dict[str, Any], who: str) -> str:
     )
 
 
-def _gate_of(results: Results | None, answer: dict[str, Any], name: str) -> list[str]:
-    """Return the gate's words on the version, if the reports here are about that version."""
-    if results is not None and name in results.registered:
-        mine = [verdict for verdict in results.verdicts if verdict.student == answer["student"]]
-        return [f"- {line.strip()}" for line in verdict_lines(mine)]
+def _gate_of(results: Results | None, version: Registered) -> list[str]:
+    """Return the gate's words on a version, if the reports here are about that version."""
+    if results is not None and version in results.registered:
+        mine = [verdict for verdict in results.verdicts if verdict.student == version.student]
+        return [*(f"- {line.strip()}" for line in verdict_lines(mine)), "", gate_table(mine)]
     return ["The gate's report is with the MLflow run; the reports here are of another version."]
 
 

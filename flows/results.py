@@ -27,6 +27,19 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Registered:
+    """A registered version."""
+
+    model: str
+    version: int
+    student: str
+
+    def __str__(self) -> str:
+        """Return it as `distilbert-student 3 (distilbert)`."""
+        return f"{self.model} {self.version} ({self.student})"
+
+
+@dataclass(frozen=True, slots=True)
 class Results:
     """Everything that the end of a run shows."""
 
@@ -36,8 +49,7 @@ class Results:
     notes: tuple[str, ...]
     """What a reader must know to read the table."""
     verdicts: tuple[Verdict, ...]
-    registered: tuple[str, ...]
-    """Registered versions, such as `distilbert-student 3 (distilbert)`."""
+    registered: tuple[Registered, ...]
 
 
 def read_results(root: Path) -> Results | None:
@@ -98,6 +110,16 @@ def verdict_lines(verdicts: Sequence[Verdict]) -> list[str]:
     return lines
 
 
+def gate_table(verdicts: Sequence[Verdict]) -> str:
+    """Return every check of every verdict, in Markdown."""
+    rows = [
+        (verdict.student, name, "passes" if passed else "FAILS", why)
+        for verdict in verdicts
+        for name, passed, why in verdict.checks
+    ]
+    return as_markdown(("student", "check", "", "value against bound"), rows)
+
+
 def _row(
     name: str, model: dict[str, Any], tasks: list[str], convention: str, is_baseline: bool
 ) -> tuple[str, ...]:
@@ -142,12 +164,20 @@ def _notes(summary: dict[str, Any]) -> tuple[str, ...]:
 def _verdict(path: Path) -> Verdict:
     gate = read_json(path)
     checks = tuple(
-        (check["name"], check["passed"], f"{check['value']} against {check['threshold']}")
+        (
+            check["name"],
+            check["passed"],
+            f"{_value(check['value'])} against {_value(check['threshold'])}",
+        )
         for check in gate["checks"]
     )
     return Verdict(gate["student"], gate["passed"], checks)
 
 
-def _version(path: Path) -> str:
+def _value(value: float | None) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _version(path: Path) -> Registered:
     entry = read_json(path)
-    return f"{entry['model_name']} {entry['version']} ({path.stem})"
+    return Registered(entry["model_name"], entry["version"], path.stem)

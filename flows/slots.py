@@ -5,10 +5,14 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
-SETTLE_SECONDS = 0.3
+from stages.command import log
+from stages.files import file_lock
+
+SETTLE_SECONDS = 0.1
 """How long a claim waits before it is served. When a stage ends, all that waited for it claims a
 slot within milliseconds and in any order: after this pause the order is dvc.yaml's."""
 
@@ -51,7 +55,8 @@ class Slots:
     Only the first of the queue is served. So a stage that needs the whole machine gets it as
     soon as those that run have ended: none that comes after it may slip in before. A graph is
     finite, thus even the last stage is served. Nobody holds one slot while it waits for another:
-    no deadlock.
+    no deadlock. Where there is a machine lock, an exclusive stage holds it too, so that no other
+    checkout trains on the same machine; the system frees it when a flow dies.
     """
 
     def __init__(
@@ -60,11 +65,13 @@ class Slots:
         cores: int,
         gpus: Sequence[str] = (),
         *,
+        machine_lock: Path | None = None,
         settle_seconds: float = SETTLE_SECONDS,
     ) -> None:
         self._num_parallel = num_parallel
         self._cores = cores
         self._on_gpu = dict.fromkeys(gpus, 0)
+        self._machine_lock = machine_lock
         self._settle_seconds = settle_seconds
         self._condition = threading.Condition()
         self._queue: list[int] = []
@@ -86,7 +93,10 @@ class Slots:
         self._wait_for_turn(place, is_exclusive)
         share = Share(self._cores) if is_exclusive else self._share()
         try:
-            yield share
+            with ExitStack() as machine:
+                if is_exclusive and self._machine_lock is not None:
+                    self._lock_machine(machine, self._machine_lock)
+                yield share
         finally:
             with self._condition:
                 if share.gpu is not None:
@@ -125,6 +135,20 @@ class Slots:
             gpu = min(self._on_gpu, key=self._on_gpu.__getitem__)
             self._on_gpu[gpu] += 1
         return Share(num_threads, gpu)
+
+    def _lock_machine(self, machine: ExitStack, path: Path) -> None:
+        is_told = False
+        while True:
+            try:
+                machine.enter_context(file_lock(path, patience_seconds=0.5))
+            except BlockingIOError:
+                if self._is_stopped:
+                    raise Stopped from None
+                if not is_told:
+                    log.info("waiting for another flow on this machine, which holds %s", path)
+                is_told = True
+            else:
+                return
 
     def _may_start(self, place: int, is_exclusive: bool) -> bool:
         if place != min(self._queue) or self._is_exclusive_running:

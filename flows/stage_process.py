@@ -1,4 +1,4 @@
-"""One DVC stage as a child process: its output line by line, its exit code, and a sure way to stop.
+"""One DVC stage as a process: its output line by line, its exit code, and a sure way to stop.
 
 `dvc --wait-for-lock repro --single-item STAGE`: without the first flag parallel stages lose their
 results when they save them, without the second they collide on the upstream they share.
@@ -21,6 +21,7 @@ from typing import Literal
 
 from flows import processes
 from flows.slots import Share
+from flows.warm_dvc import WarmDvc
 
 INTERRUPTED = 75
 """A stage's exit code for: asked to stop, and checkpointed (stages/errors.py)."""
@@ -66,6 +67,7 @@ def run_stage(
     target: str,
     *,
     root: Path,
+    dvc: WarmDvc,
     share: Share,
     stop: threading.Event,
     log_line: Callable[[str], None],
@@ -77,21 +79,19 @@ def run_stage(
     Args:
         target: The stage's name, as `dvc stage list` gives it.
         root: The project's folder.
+        dvc: Starts DVC.
         share: Of the machine, as OMP_NUM_THREADS and CUDA_VISIBLE_DEVICES.
         stop: Once set, the stage is stopped: SIGINT, a checkpoint, SIGTERM, SIGKILL.
         log_line: Called with each line of output.
         timeout_seconds: Stop the stage after this time.
         grace_seconds: What the stage has to write its checkpoint.
     """
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", target]
+    arguments = ["--wait-for-lock", "repro", "--single-item", target]
+    environment = stage_environment(share)
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
     tail: deque[str] = deque(maxlen=NUM_LAST_LINES)
-    group = processes.start(
-        command,
-        cwd=root,
-        env=stage_environment(share),
-        stdout=subprocess.PIPE,
-        grace_seconds=grace_seconds,
+    group = processes.guarded(
+        lambda number: dvc.start(arguments, cwd=root, env=environment, group=number), grace_seconds
     )
     stopping: processes.Stopping | None = None
     try:
@@ -166,8 +166,9 @@ def _lines(group: processes.ProcessGroup) -> Iterator[str | None]:
             if has_ended and not piece:
                 break
             if is_readable and not piece:
-                # The output is closed while the command still runs: nothing more to read.
-                time.sleep(0.2)
+                # Nothing more to read: the command has ended, or is about to.
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    group.command.wait(0.2)
             yield None
         if pending.strip():
             yield pending.rstrip()

@@ -42,7 +42,7 @@ def main(arguments: argparse.Namespace) -> None:
             print(f"MLflow:  no runs yet; {DATABASE} appears with the first: make demo")
         else:
             watched.append(
-                ("MLflow", pages.enter_context(_mlflow_page(root, arguments.mlflow_port)))
+                ("MLflow", pages.enter_context(mlflow_page(root, arguments.mlflow_port)))
             )
             print(f"MLflow:  http://{server.HOST}:{arguments.mlflow_port} (up in half a minute)")
         if not watched:
@@ -62,7 +62,8 @@ def _prefect_page(root: Path, port: int) -> Iterator[server.Server]:
 
 
 @contextmanager
-def _mlflow_page(root: Path, port: int) -> Iterator[processes.ProcessGroup]:
+def mlflow_page(root: Path, port: int) -> Iterator[processes.ProcessGroup]:
+    """Have MLflow's page of a project for the block."""
     _check_port("MLflow", port, "--mlflow-port")
     command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1"]
     address = ["--host", server.HOST, "--port", str(port)]

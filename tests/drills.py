@@ -22,6 +22,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -95,13 +96,14 @@ class Trial:
     def kill(self, flow: subprocess.Popen[bytes], kind: str) -> bool:
         """Kill, and tell whether there was something to kill."""
         if kind == "server":
-            self.server.group.command.kill()
+            os.kill(self.server.group.command.pid, signal.SIGKILL)
             time.sleep(2)
             server.stop_server(self.server)
             self.start_server()
             return True
         family = psutil.Process(flow.pid).children(recursive=True)
-        dvc = [p for p in family if "dvc" in p.cmdline()[:4]]
+        # The process that forks them is one of them.
+        dvc = [p for p in family if any("flows.warm_dvc" in word for word in p.cmdline())]
         stage = [p for p in family if any(w.startswith("stages.") for w in p.cmdline()[:4])]
         victims = {
             "stage": stage,

@@ -1,12 +1,16 @@
 """What a bad day does to a run, one mishap after another; each must be survived or clearly refused.
 
-    python -m tests.mishaps
+    python -m tests.mishaps [WORDS OF ONE]
 
-Kills are another drill's (tests/drills.py). These run on a toy graph with a real server, and on a
-real registry with a toy student; the last lines of what was said are printed.
+Kills of the run itself are another drill's (tests/drills.py), the registry's bad days are in
+tests/registry_mishaps.py. These run on a toy graph with a real Prefect server; the last lines of
+what was said are printed. Two of them need more: the full disk may mount a file system (root), and
+the clock that jumps needs libfaketime (the Debian package of that name).
 """
 
+import argparse
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -17,10 +21,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows import server
-from tests import registry_world
+from tests.asking import final_state, start_run, wait_until
 from tests.toy_project import make_project
 
 ROOT = Path(__file__).resolve().parent.parent
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
+DAY = 86400
 DVC_YAML = """
 stages:
   source:
@@ -37,13 +43,15 @@ stages:
     deps: [model.txt]
     outs: [report.txt]
 """
+# Three megabytes, of which the cache wants a copy.
+LARGE = DVC_YAML.replace("sleep 10; cat source.txt source.txt", "head -c 3000000 /dev/zero")
 
 
 class Flow:
     """A flow run in a toy project, and what it says."""
 
     def __init__(self, root: Path, api_url: str) -> None:
-        self.log = root / f"flow-{time.monotonic_ns()}.txt"
+        self.log = root.parent / f"flow-{time.monotonic_ns()}.txt"
         environment = os.environ | {"PYTHONPATH": str(ROOT), "PREFECT_API_URL": api_url}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -56,6 +64,10 @@ class Flow:
         return code, self.log.read_text(errors="replace")
 
 
+def last_lines(text: str, number: int = 6) -> None:
+    print("\n".join(f"    {line}" for line in text.splitlines()[-number:]))
+
+
 def up_to_date(root: Path) -> bool:
     command = [sys.executable, "-m", "dvc", "status", "--json"]
     return subprocess.run(command, cwd=root, capture_output=True, check=True).stdout == b"{}\n"
@@ -65,47 +77,65 @@ def trained(root: Path) -> int:
     return len((root / "ran.log").read_text().split())
 
 
-def wait_for(path: Path) -> None:
-    while not path.exists():
-        time.sleep(0.05)
+# -------------------------------------------------------------------------------- the work folder
 
 
-def two_flows_in_one_workspace(root: Path, api_url: str) -> str:
-    first = Flow(root, api_url)
-    wait_for(root / "begun")
-    second = Flow(root, api_url)
+def two_flows_in_one_workspace(root: Path, started: server.Server) -> str:
+    first = Flow(root, started.api_url)
+    wait_until((root / "begun").exists, 300)
+    second = Flow(root, started.api_url)
     codes = first.ended()[0], second.ended()[0]
     assert codes == (0, 0), second.ended()[1]
     assert (trained(root), up_to_date(root)) == (1, True)
     return "the second waited, found all up to date and succeeded; training ran once"
 
 
-def damaged_cache_file(root: Path, api_url: str) -> str:
-    assert Flow(root, api_url).ended()[0] == 0
+def damaged_cache_file(root: Path, started: server.Server) -> str:
+    assert Flow(root, started.api_url).ended()[0] == 0
     expected = (root / "model.txt").read_bytes()
     for file in (root / ".dvc" / "cache").rglob("*"):
         if file.is_file() and file.read_bytes() == expected:
             file.chmod(0o644)
             file.write_bytes(b"damaged")
     (root / "model.txt").unlink()
-    code, said = Flow(root, api_url).ended()
+    code, said = Flow(root, started.api_url).ended()
     assert code == 0, said
     assert (root / "model.txt").read_bytes() == expected
     assert up_to_date(root)
     return f"training ran again ({trained(root)} times in all), the same bytes, dvc status clean"
 
 
-def server_gone_for_ever(root: Path, started: server.Server) -> str:
-    flow = Flow(root, started.api_url)
-    wait_for(root / "begun")
-    server.stop_server(started)
-    begun = time.monotonic()
-    code, said = flow.ended()
-    seconds = time.monotonic() - begun
-    assert code != 0
-    print("\n".join(said.splitlines()[-6:]))
-    made = "is" if (root / "model.txt").exists() else "is not"
-    return f"the flow ended with code {code} after {seconds:.0f} s; the model {made} there"
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
+    """Have a file system of this size at a folder for the block, and yield what fills it."""
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    folder.mkdir(exist_ok=True)
+    subprocess.run(mount, check=True)
+    try:
+        yield folder / "ballast"
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def disk_full(root: Path, started: server.Server) -> str:
+    with small_disk(root.with_name("small"), megabytes=8) as ballast:
+        project = ballast.parent / "project"
+        project.mkdir()
+        make_project(project, LARGE)
+        ballast.write_bytes(b"x" * 3_500_000)
+        code, said = Flow(project, started.api_url).ended()
+        assert code != 0
+        assert "No space left on device" in said
+        last_lines(said)
+        ballast.unlink()
+        code, said = Flow(project, started.api_url).ended()
+        assert code == 0, said
+        assert (project / "model.txt").stat().st_size == 3_000_000
+        assert up_to_date(project)
+    return "the stage failed and said so; with room again the same command succeeded"
+
+
+# ---------------------------------------------------------------------------- server, worker, time
 
 
 @contextmanager
@@ -120,10 +150,10 @@ def locked(database: Path) -> Iterator[None]:
         connection.close()
 
 
-def prefect_database_locked(root: Path, api_url: str, home: Path) -> str:
-    flow = Flow(root, api_url)
-    wait_for(root / "begun")
-    with locked(home / "prefect.db"):
+def prefect_database_locked(root: Path, started: server.Server) -> str:
+    flow = Flow(root, started.api_url)
+    wait_until((root / "begun").exists, 300)
+    with locked(Path(os.environ["PREFECT_HOME"]) / "prefect.db"):
         time.sleep(15)
     code, said = flow.ended()
     assert code == 0, said
@@ -131,61 +161,108 @@ def prefect_database_locked(root: Path, api_url: str, home: Path) -> str:
     return "locked for 15 s: the run went on and succeeded"
 
 
-def store_locked(folder: Path) -> str:
-    registry_world.write_world(folder)
-    os.chdir(folder)
-    os.environ.pop("MLFLOW_TRACKING_URI", None)
-    from stages.tracking.store import open_store
+def worker_killed(root: Path, started: server.Server) -> str:
+    for name in ("flows", "stages", "prefect.yaml"):
+        (root / name).symlink_to(ROOT / name)
+    api_url = started.api_url
+    environment = os.environ | {
+        "PREFECT_API_URL": api_url, "PYTHONPATH": str(root), "PWD": str(root),
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+    }  # fmt: skip
+    subprocess.run([sys.executable, "-m", "flows.deploy"], cwd=root, env=environment, check=True)
 
-    store = open_store()
-    registry_world.write_gate(folder)
-    export = f"models/export/{registry_world.STUDENT}"
-    command = [sys.executable, "-m", "stages.registry.register", "--student", "distilbert"]
-    command += ["--reports", "reports", "--export", export, "--out", "reports/registry/x.json"]
+    def worker() -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "local"]
+        with (root.parent / "worker.log").open("ab") as log:
+            return subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log)
 
-    def register() -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        return subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=False, timeout=300
-        )
+    first_worker = worker()
+    run_id = start_run(api_url, "distillation/on-demand")
+    wait_until((root / "begun").exists, 300)
+    first_worker.kill()
+    first_worker.wait()
+    first = final_state(api_url, run_id)
+    second_worker = worker()
+    try:
+        second = final_state(api_url, start_run(api_url, "distillation/on-demand"))
+    finally:
+        second_worker.send_signal(signal.SIGINT)
+        second_worker.wait(60)
+    assert (trained(root), up_to_date(root)) == (1, True)
+    names = f"{first['name']} ({first['message']})", f"{second['name']} ({second['message']})"
+    return f"its run: {names[0]}; the next, with a new worker: {names[1]}"
 
+
+def clock_jumps(root: Path, started: server.Server) -> str:
+    """Three days ahead while training is at work, then five days back; server and flow see it."""
+    server.stop_server(started)
+    jumps = root / "jumps"
+    jumps.write_text("+0")
+    faked = {
+        "LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(jumps),
+        "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1",
+    }  # fmt: skip
+    os.environ |= faked
+    try:
+        with server.running_server(root.parent) as other:
+            flow = Flow(root, other.api_url)
+            wait_until((root / "begun").exists, 300)
+            jumps.write_text(f"+{3 * DAY}")
+            time.sleep(5)
+            jumps.write_text(f"-{2 * DAY}")
+            code, said = flow.ended()
+            assert code == 0, said
+            again, told = Flow(root, other.api_url).ended()
+            assert again == 0, told
+    finally:
+        for name in faked:
+            del os.environ[name]
+    last_lines(said)
+    assert (trained(root), up_to_date(root)) == (1, True)
+    return "3 days ahead, then 5 back, in the middle of training: the run and the next succeeded"
+
+
+def server_gone_for_ever(root: Path, started: server.Server) -> str:
+    flow = Flow(root, started.api_url)
+    wait_until((root / "begun").exists, 300)
+    server.stop_server(started)
     begun = time.monotonic()
-    with locked(folder / "mlruns" / "mlflow.db"):
-        refused = register()
+    code, said = flow.ended()
     seconds = time.monotonic() - begun
-    print("\n".join(refused.stderr.splitlines()[-4:]))
-    assert refused.returncode != 0
-    again = register()
-    assert again.returncode == 0, again.stderr
-    versions = store.client.search_model_versions()
-    assert len(versions) == 1
-    code = refused.returncode
-    return f"refused after {seconds:.0f} s with code {code}; run again, unlocked: one version"
+    assert code != 0
+    last_lines(said)
+    made = "is" if (root / "model.txt").exists() else "is not"
+    return f"the flow ended with code {code} after {seconds:.0f} s; the model {made} there"
+
+
+MISHAPS: dict[str, Callable[[Path, server.Server], str]] = {
+    "two flows in one workspace": two_flows_in_one_workspace,
+    "a damaged file in the cache": damaged_cache_file,
+    "the disk is full": disk_full,
+    "the worker is killed": worker_killed,
+    "Prefect's SQLite is locked": prefect_database_locked,
+    "the clock jumps": clock_jumps,
+    "the server goes and stays away": server_gone_for_ever,
+}
 
 
 def main() -> None:
-    """Have every mishap, and print what came of it."""
-    with tempfile.TemporaryDirectory() as name:
-        base = Path(name)
-        os.environ["PREFECT_HOME"] = str(base / ".prefect")
-        (base / "store").mkdir()
-        print(f"MLflow's SQLite is locked: {store_locked(base / 'store')}", flush=True)
-        os.chdir(ROOT)
-        with server.running_server(base) as started:
-            mishaps: dict[str, Callable[[Path], str]] = {
-                "two flows in one workspace": lambda p: two_flows_in_one_workspace(
-                    p, started.api_url
-                ),
-                "a damaged file in the cache": lambda p: damaged_cache_file(p, started.api_url),
-                "Prefect's SQLite is locked": lambda p: prefect_database_locked(
-                    p, started.api_url, base / ".prefect"
-                ),
-                "the server goes and stays away": lambda p: server_gone_for_ever(p, started),
-            }
-            for title, mishap in mishaps.items():
-                project = base / title.replace(" ", "-")
-                project.mkdir()
-                print(f"{title}: {mishap(make_project(project, DVC_YAML))}", flush=True)
+    """Have the mishaps, each with a server of its own, and print what came of them."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("words", nargs="?", default="", help="only those whose title has them")
+    words = parser.parse_args().words
+    for title, mishap in MISHAPS.items():
+        if words not in title:
+            continue
+        with tempfile.TemporaryDirectory() as name:
+            project = Path(name) / "project"
+            project.mkdir()
+            make_project(project, DVC_YAML)
+            os.environ["PREFECT_HOME"] = str(Path(name) / ".prefect")
+            with server.running_server(Path(name)) as started:
+                print(f"{title}: {mishap(project, started)}", flush=True)
 
 
 if __name__ == "__main__":

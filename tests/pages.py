@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,22 @@ from typing import Any
 from dvc.repo import Repo
 
 from flows import server
+from flows.ui import PORTS, mlflow_page
 from stages.files import write_json
 from stages.registry.promotion import promote, status
 from stages.report.reading import load_reports
 from stages.report.summary import summarise
 from stages.tracking.store import open_store
+from tests.asking import ask, deployments
 from tests.browser import Browser, browser_at
-from tests.registry_world import MODEL, other_student, register_now, write_gate, write_world
+from tests.registry_world import (
+    MODEL,
+    STUDENT,
+    other_student,
+    register_now,
+    write_gate,
+    write_world,
+)
 from tests.report_world import STUDENTS, TASKS, write_reports
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,6 +81,18 @@ CLICK = """
   return true;
 })()
 """
+# The first field after the innermost element with these words, with the cursor in it.
+FIELD = """
+(() => {
+  const words = %s;
+  const named = [...document.querySelectorAll('*')].filter(e => e.innerText?.trim() === words);
+  const name = named[named.length - 1];
+  const field = [...document.querySelectorAll('input, textarea')].find(
+    e => name && name.compareDocumentPosition(e) & Node.DOCUMENT_POSITION_FOLLOWING);
+  field?.focus();
+  return Boolean(field);
+})()
+"""
 CLICKABLE = "button, a, [role=menuitem], [role=option], .p-overflow-menu-item, .p-select-option"
 
 
@@ -100,9 +120,19 @@ class Day:
             if time.monotonic() > deadline:
                 self.picture("failed")
                 print(self.page.evaluate("document.body?.innerText"))
+                html = self.page.evaluate("document.body?.outerHTML")
+                (self.out / "failed.html").write_text(html)
                 raise AssertionError(f"{name} did not come about in {seconds} s")
             time.sleep(0.3)
         return found
+
+    def fill(self, label: str, text: str) -> None:
+        """Write into the field of a form that has this label."""
+        found = self.until(
+            lambda: self.page.evaluate(FIELD % json.dumps(label)), 60, f"a field '{label}'"
+        )
+        assert found
+        self.page.ask("Input.insertText", text=text)
 
     def click(self, words: str, within: str = CLICKABLE) -> None:
         script = CLICK % (json.dumps(words), json.dumps(within))
@@ -121,16 +151,6 @@ class Day:
         time.sleep(1)
 
 
-def ask(api_url: str, path: str, body: Any = None, method: str = "POST") -> Any:
-    request = urllib.request.Request(
-        f"{api_url}/{path}", None if body is None else json.dumps(body).encode(),
-        {"Content-Type": "application/json"}, method=method,
-    )  # fmt: skip
-    with urllib.request.urlopen(request, timeout=60) as reply:
-        text = reply.read()
-    return json.loads(text) if text else None
-
-
 def make_world(folder: Path) -> None:
     """Two registered students and a toy graph, in the working folder."""
     Repo.init(str(folder), no_scm=True).close()
@@ -138,6 +158,7 @@ def make_world(folder: Path) -> None:
     os.chdir(folder)
     open_store()
     register_now(folder)
+    promote(open_store(), MODEL, 1, reason="yesterday's")
     other_student(folder, "capital")
     register_now(folder)
     (folder / "dvc.lock").unlink()
@@ -158,19 +179,20 @@ def champion() -> int | None:
 
 def day(page: Day, api_url: str) -> None:
     """Do it all."""
-    ids = {
-        f"{d['entrypoint'].partition(':')[2]}/{d['name']}": d["id"]
-        for d in ask(api_url, "deployments/filter", {})
-    }
+    ids = {name: found["id"] for name, found in deployments(api_url).items()}
 
     def newest(deployment: str) -> dict[str, Any]:
         wanted = {"deployments": {"id": {"any_": [ids[deployment]]}}}
         runs = ask(api_url, "flow_runs/filter", wanted | {"sort": "EXPECTED_START_TIME_DESC"})
         return next(run for run in runs if not run["auto_scheduled"])
 
-    def run(deployment: str) -> str:
-        """Fill in nothing, press Submit, and open the run's page."""
+    def run(deployment: str, **fields: str) -> str:
+        """Fill in some fields, press Submit, and open the run's page."""
         page.form(ids[deployment])
+        for label, text in fields.items():
+            page.fill(label, text)
+        if fields:
+            page.picture(f"the form of {deployment.partition('/')[0]}")
         page.click("Submit")
         page.wait("scheduled to start now")
         run_id = newest(deployment)["id"]
@@ -185,13 +207,21 @@ def day(page: Day, api_url: str) -> None:
         page.open(f"runs/flow-run/{run_id}")
         page.wait(state)
 
-    minute = {"schedule": {"interval": 60}, "active": True}
-    begun = time.time()
-    made = ask(api_url, f"deployments/{ids['check/nightly']}/schedules", [minute])
-
     page.open("deployments")
     page.wait("weekly")
     page.picture("deployments")
+
+    begun = time.time()
+    page.open(f"deployments/deployment/{ids['check/nightly']}")
+    page.wait("At 02:00 AM")
+    page.click("Schedule")
+    page.click("Cron")
+    page.fill("Value", "* * * * *")
+    page.picture("a schedule of a minute")
+    page.click("Save")
+    page.wait("Every minute")
+    page.picture("it is on")
+
     page.form(ids["distillation/on-demand"])
     page.picture("the form")
     run_id = run("distillation/on-demand")
@@ -216,17 +246,20 @@ def day(page: Day, api_url: str) -> None:
     page.wait("retention")
     page.picture("the table")
 
-    assert champion() is None
-    ended(run("promote/on-demand"), "Completed")
+    assert champion() == 1
+    ended(run("promote/on-demand", Reason="retention 0.97"), "Completed")
     assert champion() == 2
-    page.picture("promoted")
     page.open("artifacts/key/promotion")
     page.wait("is the champion")
     page.picture("who, why, and the gate")
-    promote(open_store(), MODEL, 1)
+    page.click(f"{MODEL} 2 ({STUDENT})")
+    page.wait("Model card")
+    page.picture("the champion on MLflow's page")
+    page.click("Report")
+    page.wait("report.html")
+    page.picture("its report")
+    ended(run("rollback/on-demand", Reason="slower in production"), "Completed")
     assert champion() == 1
-    ended(run("rollback/on-demand"), "Completed")
-    assert champion() == 2
     page.picture("rolled back")
 
     def fired() -> list[dict[str, Any]]:
@@ -235,10 +268,9 @@ def day(page: Day, api_url: str) -> None:
         done = [r for r in runs if r["auto_scheduled"] and r["state"]["type"] == "COMPLETED"]
         return done if len(done) > 1 else []
 
-    for found in page.until(fired, 180, "a schedule of a minute that fires twice"):
+    for found in page.until(fired, 240, "a schedule of a minute that fires twice"):
         print(f"fired for {found['expected_start_time']}: {found['state']['name']}")
     print(f"twice within {time.time() - begun:.0f} s of being switched on")
-    ask(api_url, f"deployments/{ids['check/nightly']}/schedules/{made[0]['id']}", method="DELETE")
 
 
 def main() -> None:
@@ -268,7 +300,8 @@ def main() -> None:
                 command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "local"]
                 log = (out / "worker.log").open("wb")
                 worker = subprocess.Popen(command, stdout=log, stderr=log)
-                with browser_at(Path(name) / "profile") as browser:
+                mlflow = mlflow_page(folder, PORTS["MLflow"])
+                with mlflow, browser_at(Path(name) / "profile") as browser:
                     day(Day(browser, started.page, out), started.api_url)
             finally:
                 if worker is not None:

@@ -294,3 +294,8 @@ def answer_of(uri):
 
     model = mlflow.pyfunc.load_model(uri)
     return model.predict([{"text": "a [MASK]"}])[0]["masks"][0][0]["token"]
+
+
+def upload_of(store, version):
+    """Return the name of the folder that holds a version's files."""
+    return store.client.get_model_version(MODEL, str(version)).source.rpartition("/")[2]

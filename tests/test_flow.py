@@ -9,8 +9,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +20,7 @@ import pytest
 from toy_project import make_project
 
 from flows import server
+from tests.asking import ask, deployments, final_state, start_run, wait_until
 from tests.living import outliving
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -127,26 +126,6 @@ def ran(root: Path) -> set[str]:
     lines = log.read_text(encoding="utf-8").split() if log.exists() else []
     assert len(lines) == len(set(lines)), "a stage ran twice"
     return set(lines)
-
-
-def ask(api_url: str, path: str, body: dict[str, Any] | None, method: str = "POST") -> Any:
-    request = urllib.request.Request(
-        f"{api_url}/{path}",
-        data=None if body is None else json.dumps(body).encode(),
-        headers={"Content-Type": "application/json"},
-        method=method,
-    )
-    with urllib.request.urlopen(request, timeout=60) as reply:
-        text = reply.read()
-    return json.loads(text) if text else None
-
-
-def wait_until(what: Any, seconds: float) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.3)
-    return found
 
 
 def latest_tasks(api_url: str) -> dict[str, str]:
@@ -274,25 +253,25 @@ def test_deployments_load_are_scheduled_run_and_tell_what_is_stale(
     env = environment(built, prefect) | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
     deploy = [sys.executable, "-m", "flows.deploy"]
     subprocess.run(deploy, cwd=built, env=env | {"NOTIFY_URL": told[0]}, check=True)
-    found = {d["name"] + "/" + d["entrypoint"]: d for d in ask(prefect, "deployments/filter", {})}
+    found = deployments(prefect)
     assert set(found) == {
-        "on-demand/flows/distillation.py:distillation",
-        "weekly/flows/distillation.py:distillation",
-        "nightly/flows/check.py:check",
-        "on-demand/flows/ablations.py:ablations",
-        "on-demand/flows/promotion.py:promote",
-        "on-demand/flows/promotion.py:rollback",
+        "distillation/on-demand",
+        "distillation/weekly",
+        "check/nightly",
+        "ablations/on-demand",
+        "promote/on-demand",
+        "rollback/on-demand",
     }
-    on_demand = found["on-demand/flows/distillation.py:distillation"]
+    on_demand = found["distillation/on-demand"]
     form = on_demand["parameter_openapi_schema"]["properties"]
     profiles = sorted(p.stem for p in (ROOT / "profiles").glob("*.yaml"))
     assert form["profile"]["enum"] == ["as it is", *profiles]
     assert form["targets"]["items"]["enum"] == ["source", "train", "score", "report", "aside"]
     assert on_demand["work_queue_name"] == "workspace"
-    assert not found["weekly/flows/distillation.py:distillation"]["schedules"][0]["active"]
+    assert not found["distillation/weekly"]["schedules"][0]["active"]
 
     # A library too new for Prefect keeps schedules from firing without a word (requirements.in).
-    nightly = found["nightly/flows/check.py:check"]
+    nightly = found["check/nightly"]
     scheduled = {
         "deployments": {"id": {"any_": [nightly["id"]]}},
         "flow_runs": {"state": {"name": {"any_": ["Scheduled"]}}},
@@ -302,10 +281,10 @@ def test_deployments_load_are_scheduled_run_and_tell_what_is_stale(
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "local"]
     worker = subprocess.Popen(command, cwd=built, env=env)
     try:
-        state = final_state(prefect, on_demand, {})
+        state = final_state(prefect, start_run(prefect, "distillation/on-demand"))
         assert state["message"] == "0 stages ran, 6 were up to date."
         (built / "rule-b.sh").write_text("echo b\n", encoding="utf-8")
-        state = final_state(prefect, nightly, {})
+        state = final_state(prefect, start_run(prefect, "check/nightly"))
         message = "2 of 6 stages would run; changed: score@b."
         assert (state["type"], state["name"], state["message"]) == ("COMPLETED", "Stale", message)
         wait_until(lambda: len(told) > 1, 30)
@@ -313,21 +292,6 @@ def test_deployments_load_are_scheduled_run_and_tell_what_is_stale(
     finally:
         worker.send_signal(signal.SIGINT)
         worker.wait(30)
-
-
-def final_state(
-    prefect: str, deployment: dict[str, Any], parameters: dict[str, Any]
-) -> dict[str, Any]:
-    """Run a deployment on the worker and return the state it ends in."""
-    path = f"deployments/{deployment['id']}/create_flow_run"
-    run_id = ask(prefect, path, {"parameters": parameters})["id"]
-
-    def state() -> dict[str, Any] | None:
-        state = ask(prefect, f"flow_runs/{run_id}", None, "GET")["state"]
-        final = state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-        return state if final else None
-
-    return wait_until(state, 120)
 
 
 @pytest.fixture

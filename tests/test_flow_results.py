@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from flows import demo
+from flows.artifacts import results_page
 from flows.results import as_markdown, as_text, read_results, verdict_lines
 from stages.files import write_json
 
@@ -94,6 +95,19 @@ def test_the_verdict_names_each_check_that_failed(reports: Path) -> None:
         "small does not pass the gate: 1 of 2",
         "  fails retention: 0.88 against 0.9",
     ]
+
+
+def test_the_page_of_a_run_shows_every_check_and_leads_to_the_version(
+    reports: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ada:secret@mlflow.example/")
+    results = read_results(reports)
+    assert results is not None
+    page = results_page(reports, results)
+    assert "| small | speedup | passes | 1.86 against 1.2 |" in page
+    assert "| small | retention | FAILS | 0.88 against 0.9 |" in page
+    assert "[student 3 (small)](https://mlflow.example/#/models/student/versions/3)" in page
+    assert "secret" not in page
 
 
 def test_tables_line_up() -> None:

@@ -1,5 +1,7 @@
 """What starts training on clusters says what torchrun and the stage understand."""
 
+import json
+import re
 import shlex
 import subprocess
 import sys
@@ -105,6 +107,24 @@ def started(monkeypatch: pytest.MonkeyPatch, launch: Launch) -> list[str]:
     monkeypatch.setitem(sys.modules, "__main__", __import__("stages.params.__main__").params)
     start_processes(launch)
     return become[0] if become else []
+
+
+@pytest.mark.parametrize("pool", ["docker", "kubernetes"])
+def test_a_work_pool_renders_with_what_its_form_offers(pool: str) -> None:
+    template = json.loads((ROOT / "launch" / "pools" / f"{pool}.json").read_text())
+    offered = template["variables"]["properties"]
+    text = json.dumps(template["job_configuration"])
+    assert set(re.findall(r"{{ (\w+) }}", text)) == set(offered)
+    for name, field in offered.items():
+        text = text.replace(f'"{{{{ {name} }}}}"', json.dumps(field.get("default")))
+        text = text.replace(f"{{{{ {name} }}}}", str(field.get("default")))
+    rendered = json.loads(text)
+    if pool == "kubernetes":
+        pod = rendered["job_manifest"]["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        assert set(mounts) == {volume["name"] for volume in pod["volumes"]}
+        assert container["workingDir"].startswith(mounts["work"])
 
 
 def test_one_process_starts_nothing_and_several_become_torchrun(

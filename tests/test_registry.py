@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from registry_world import (
     other_student,
     register_now,
     settings,
+    upload_of,
     write_curve,
 )
 
@@ -263,6 +264,7 @@ WRITES = (
 REGISTRY_WRITES = (
     "create_registered_model",
     "create_model_version",
+    "update_model_version",
     "set_model_version_tag",
     "set_registered_model_alias",
     "set_registered_model_tag",
@@ -441,6 +443,19 @@ def test_version_that_does_not_load_is_refused(two_versions, world):
 
 
 @pytest.mark.slow
+def test_files_that_were_deleted_come_back_when_the_student_is_registered_again(
+    two_versions, world
+):
+    shutil.rmtree(next((world / "mlruns/artifacts/models").rglob(upload_of(two_versions, 2))))
+    with pytest.raises(DistilleryError, match=r"version 2 does not load or predict"):
+        promotion.promote(two_versions, MODEL, 2)
+    register_now(world)
+    assert promotion.promote(two_versions, MODEL, 2).changed
+    assert answer_of(f"models:/{MODEL}@{CHAMPION}") == "capital"
+    assert len(all_versions(two_versions)) == 2
+
+
+@pytest.mark.slow
 def test_version_without_a_gate_report_is_refused(two_versions, world):
     for folder in (world / "mlruns" / "artifacts").rglob("gate"):
         shutil.rmtree(folder)
@@ -528,6 +543,27 @@ def test_on_a_server_an_unfinished_change_of_another_process_is_not_touched(two_
     assert [change.state for change in history.read(server, MODEL)] == ["abandoned", "done"]
 
 
+@pytest.mark.slow
+def test_history_stays_in_order_when_the_clock_goes_back(two_versions):
+    for version, day in ((1, 20), (2, 3)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(history, "datetime", clock_at(day))
+            promotion.promote(two_versions, MODEL, version)
+    promotion.rollback(two_versions, MODEL)
+    changes = history.read(two_versions, MODEL)
+    assert [(c.before.champion, c.after.champion) for c in changes] == [(None, 1), (1, 2), (2, 1)]
+    assert [change.when[:10] for change in changes[:2]] == ["2099-01-20", "2099-01-03"]
+
+
+def clock_at(day):
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz):
+            return cls(2099, 1, day, tzinfo=tz)
+
+    return Clock
+
+
 # ------------------------------------------------------------------------------- other processes
 
 
@@ -557,6 +593,28 @@ def test_every_command_answers_in_json(two_versions, capsys):
         "challenger": 2,
     }
     assert [entry["reason"] for entry in answer(capsys, "history")] == ["why not", "", ""]
+
+
+@pytest.mark.slow
+def test_where_approval_is_asked_for_nothing_is_promoted_without_it(two_versions, world, capsys):
+    values = settings()
+    values["registry"]["approval"] = True
+    (world / "params.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(
+        GateError, match=r"nobody has approved distilbert-student version 2.*approve --version 2"
+    ):
+        answer(capsys, "promote")
+    assert CHAMPION not in aliases(two_versions, MODEL)
+    approved = answer(capsys, "approve", "--reason", "read the report")
+    assert (approved["version"], "read the report" in approved["approved_by"]) == (2, True)
+    # Somebody else, on MLflow's page.
+    two_versions.client.set_model_version_tag(MODEL, "1", "approved_by", "ada")
+    assert answer(capsys, "promote")["changed"]
+    assert answer(capsys, "promote", "--version", "1")["changed"]
+    assert [entry["gate"]["approved_by"] for entry in answer(capsys, "history")] == [
+        approved["approved_by"],
+        "ada",
+    ]
 
 
 @pytest.mark.slow

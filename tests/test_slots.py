@@ -3,6 +3,8 @@
 import random
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -139,6 +141,29 @@ def test_a_stage_that_raises_gives_its_slot_back() -> None:
         raise RuntimeError
     with slots.claim(1, is_exclusive=True):
         pass
+
+
+def test_exclusive_stages_of_two_flows_with_one_lock_run_one_after_the_other(
+    tmp_path: Path,
+) -> None:
+    flows = [Slots(1, 2, machine_lock=tmp_path / "gpu", settle_seconds=0) for _ in range(3)]
+    first, second, third = (Claims(slots) for slots in flows)
+    first.start(0, is_exclusive=True)
+    assert first.served_after(0.1) == {0}
+    second.start(0, is_exclusive=True)
+    third.start(0)
+    # Only exclusive stages want the whole machine.
+    assert (second.served_after(0.2), third.served) == (set(), [0])
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(lambda: flows[2].claim(1, is_exclusive=True).__enter__())
+        third.release.set()
+        time.sleep(0.1)
+        flows[2].stop()
+        with pytest.raises(Stopped):
+            waiting.result(10)
+    first.finish()
+    assert second.served_after(1.0) == {0}
+    second.finish()
 
 
 @pytest.mark.parametrize("seed", range(3))

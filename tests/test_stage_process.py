@@ -1,13 +1,16 @@
 """A stage as a process: what it says, how it ends, and that nothing of it is left behind."""
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from toy_project import make_project
 
@@ -15,6 +18,7 @@ from flows import processes
 from flows.processes import ProcessGroup
 from flows.slots import Share
 from flows.stage_process import StageResult, run_stage
+from flows.warm_dvc import WarmDvc
 from tests.living import outliving
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,10 +27,26 @@ DVC_YAML = "stages: {it: {cmd: python it.py, deps: [it.py], outs: [out.txt]}}"
 STUBBORN = "import signal, time\nfor s in (2, 15): signal.signal(s, signal.SIG_IGN)\n"
 
 
+DVC = WarmDvc()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_dvc() -> Iterator[None]:
+    """The process that forks is shared by the tests of this file."""
+    yield
+    DVC.close()
+
+
 def run(root: Path, target: str = "it", **settings: object) -> tuple[StageResult, list[str]]:
     lines: list[str] = []
-    options: dict[str, object] = {"stop": threading.Event(), "share": Share(1), **settings}
-    result = run_stage(target, root=root, log_line=lines.append, **options)  # type: ignore[arg-type]
+    options: dict[str, object] = {
+        "log_line": lines.append,
+        "stop": threading.Event(),
+        "share": Share(1),
+        "dvc": DVC,
+        **settings,
+    }
+    result = run_stage(target, root=root, **options)  # type: ignore[arg-type]
     return result, lines
 
 
@@ -90,6 +110,30 @@ def test_a_failure_carries_the_stages_exit_code_and_its_last_words(
 def test_exit_code_75_means_interrupted(tmp_path: Path) -> None:
     result, _ = run(project(tmp_path, "import sys; sys.exit(75)"))
     assert (result.outcome, result.exit_code) == ("interrupted", 75)
+
+
+def test_a_stage_is_killed_with_the_process_that_forked_it_and_the_next_runs(
+    tmp_path: Path,
+) -> None:
+    script = "import os, time\nopen('pid', 'w').write(str(os.getpid()))\n" + (
+        "if not os.path.exists('again'): time.sleep(300)\nopen('out.txt', 'w').write('1')"
+    )
+    root = project(tmp_path, script)
+
+    def kill() -> None:
+        wait_for(root / "pid")
+        dvc = psutil.Process(int((root / "pid").read_text())).parents()
+        next(p for p in dvc if p.ppid() == os.getpid()).kill()
+
+    threading.Thread(target=kill).start()
+    assert run(root)[0].outcome == "killed"
+    assert outliving([int((root / "pid").read_text())], seconds=10) == []
+    (root / "again").touch()
+    # DVC takes its dead reader for a living one until the system has forgotten it: the flow, too,
+    # tries again.
+    outcomes = iter(lambda: run(root)[0].outcome, "ran")
+    assert set(itertools.islice(outcomes, 10)) <= {"busy"}
+    assert (root / "out.txt").read_text() == "1"
 
 
 @pytest.mark.slow
@@ -172,7 +216,7 @@ def test_an_exception_while_the_stage_runs_stops_it(tmp_path: Path) -> None:
             raise RuntimeError("the logger broke")
 
     with pytest.raises(RuntimeError, match="the logger broke"):
-        run_stage("it", root=root, share=Share(1), stop=threading.Event(), log_line=break_at_x)
+        run(root, log_line=break_at_x)
     assert outliving([int((root / "pid").read_text())], seconds=10) == []
 
 

@@ -55,3 +55,5 @@ class Registry(Settings):
 
     experiment: str = "distillation"
     model_name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    approval: bool = False
+    """Promote only versions that somebody has approved, besides the gate."""

@@ -77,3 +77,6 @@ class Launch(Settings):
     cores of this machine."""
     parallel_stages: Positive = 2
     """Stages that the flow runs side by side."""
+    machine_lock: str | None = None
+    """A file such as /var/lock/gpu. Flows of all checkouts that name it have their exclusive
+    stages (training, timing) one after the other; null knows of this flow's stages only."""

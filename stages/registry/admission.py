@@ -1,10 +1,10 @@
-"""What a version must show before it serves: a gate report that passed, and one prediction."""
+"""What a version must show before it serves: a passed gate, one prediction, perhaps an approval."""
 
 from typing import Any
 
 from stages.command import log
 from stages.errors import DistilleryError, GateError
-from stages.registry.versions import Version, read_gate
+from stages.registry.versions import TAG_APPROVED, Version, read_gate
 from stages.tracking.store import Store
 
 # The gate's "above" and "below" are strict; MLflow compares strictly by a least change.
@@ -37,6 +37,21 @@ def check_gate(store: Store, version: Version) -> dict[str, Any]:
         )
     validate(version, report["checks"])
     return evidence(report)
+
+
+def check_approved(version: Version) -> None:
+    """Ask for somebody's approval, which a command or a tag on MLflow's page gives.
+
+    Raises:
+        GateError: there is none.
+    """
+    if not version.approved_by:
+        raise GateError(
+            f"registry.approval is set and nobody has approved {version.model} version "
+            f"{version.version}, so nothing was changed; once you have looked at it: "
+            f"python -m stages.registry.promotion approve --version {version.version} "
+            f"--reason ..., or give the version the tag {TAG_APPROVED} on MLflow's page"
+        )
 
 
 def check_loads(version: Version) -> None:

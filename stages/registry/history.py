@@ -23,6 +23,7 @@ from stages.registry.versions import registered
 from stages.tracking.store import CHAMPION, PREVIOUS, Store, who
 
 PREFIX = "alias_change."
+KEY_TIME = "%Y%m%dT%H%M%S.%fZ"
 MAX_REASON_CHARACTERS = 1000
 # On a server, where there is no lock, an entry this young may belong to a living process.
 SETTLE_AFTER = timedelta(minutes=2)
@@ -63,7 +64,7 @@ def new_change(
     """Return a change that is intended now, by whoever runs this process."""
     now = datetime.now(UTC)
     # Random digits keep two writers of one moment from overwriting each other's entry.
-    key = f"{PREFIX}{now:%Y%m%dT%H%M%S.%fZ}.{secrets.token_hex(4)}"
+    key = f"{PREFIX}{now:{KEY_TIME}}.{secrets.token_hex(4)}"
     when = now.isoformat(timespec="seconds")
     return Change(
         key, action, before, after, who(), when, reason[:MAX_REASON_CHARACTERS], gate, "intended"
@@ -81,6 +82,7 @@ def aliases_now(store: Store, model: str) -> Aliases:
 
 def apply(store: Store, model: str, change: Change) -> Change:
     """Make a change, in the order that loses nothing; return it as done."""
+    change = _after(change, read(store, model))
     _write(store, model, change)
     _move_previous(store, model, change.after.previous)
     assert change.after.champion is not None, "there is never no champion once there was one"
@@ -114,6 +116,15 @@ def read(store: Store, model: str) -> list[Change]:
     """Return every recorded change, oldest first."""
     tags: dict[str, str] = registered(store, model).tags
     return [_parse(key, tags[key]) for key in sorted(tags) if key.startswith(PREFIX)]
+
+
+def _after(change: Change, past: list[Change]) -> Change:
+    """Return the change with a key that sorts after all others, also where the clock went back."""
+    if not past or past[-1].key < change.key:
+        return change
+    time, _, _ = past[-1].key.removeprefix(PREFIX).rpartition(".")
+    later = datetime.strptime(time, KEY_TIME) + timedelta(microseconds=1)
+    return replace(change, key=f"{PREFIX}{later:{KEY_TIME}}.{secrets.token_hex(4)}")
 
 
 def _write(store: Store, model: str, change: Change) -> None:

@@ -2,29 +2,39 @@
 
     python -m stages.registry.promotion promote [--version N] [--reason TEXT] [--dry-run]
     python -m stages.registry.promotion rollback [--reason TEXT] [--dry-run]
+    python -m stages.registry.promotion approve [--version N] [--reason TEXT]
     python -m stages.registry.promotion status | history
 
 Promotion asks the gate's report that was recorded with the version, loads the version and lets it
 predict, and only then moves the aliases: `previous` to the old champion, `champion` to the version.
-Rollback swaps the two. `--json` writes the answer to standard output. Exit codes: 0 done, or
-nothing to do; 1 refused or failed, nothing was changed; 2 usage.
+With registry.approval set, somebody must have approved the version as well. Rollback swaps the two
+and asks neither gate nor approval. `--json` writes the answer to standard output. Exit codes: 0
+done, or nothing to do; 1 refused or failed, nothing was changed; 2 usage.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from stages import params
 from stages.command import log, parser_for, run
 from stages.errors import DistilleryError
 from stages.registry import history
-from stages.registry.admission import check_gate, check_loads, evidence
+from stages.registry.admission import check_approved, check_gate, check_loads, evidence
 from stages.registry.history import Action, Aliases, Change
-from stages.registry.versions import Version, aliases, get_version, is_registered, read_gate
-from stages.tracking.store import CHALLENGER, CHAMPION, PREVIOUS, Store, open_store
+from stages.registry.versions import (
+    TAG_APPROVED,
+    Version,
+    aliases,
+    get_version,
+    is_registered,
+    read_gate,
+)
+from stages.tracking.store import CHALLENGER, CHAMPION, PREVIOUS, Store, open_store, who
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +57,12 @@ class Promotion:
 
 
 def promote(
-    store: Store, model: str, version: int | None = None, reason: str = "", dry_run: bool = False
+    store: Store,
+    model: str,
+    version: int | None = None,
+    reason: str = "",
+    dry_run: bool = False,
+    needs_approval: bool = False,
 ) -> Promotion:
     """Make a version the champion.
 
@@ -57,9 +72,11 @@ def promote(
         version: its number; None takes the challenger.
         reason: why, for the history.
         dry_run: check everything and change nothing.
+        needs_approval: somebody must have approved the version.
 
     Raises:
-        GateError: the version's gate report has failed checks, or there is none.
+        GateError: the version's gate report has failed checks, or there is none; or nobody has
+            approved it.
         DistilleryError: the version does not exist or does not load.
     """
     with store.locked():
@@ -71,6 +88,10 @@ def promote(
             change = history.new_change("promote", before, before, reason, {})
             return _conclude(store, candidate, change, dry_run)
         gate = check_gate(store, candidate)
+        if needs_approval:
+            check_approved(candidate)
+        if candidate.approved_by:
+            gate["approved_by"] = candidate.approved_by
         check_loads(candidate)
         after = Aliases(candidate.version, before.champion)
         change = history.new_change("promote", before, after, reason, gate)
@@ -103,6 +124,15 @@ def rollback(store: Store, model: str, reason: str = "", dry_run: bool = False) 
         return _conclude(store, candidate, change, dry_run)
 
 
+def approve(store: Store, model: str, version: int | None = None, reason: str = "") -> Version:
+    """Note with a version, by default the challenger, that whoever runs this approves it."""
+    candidate = get_version(store, model, version or _challenger(store, model))
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    said = f"{who()} {when} {reason}".strip()
+    store.client.set_model_version_tag(model, str(candidate.version), TAG_APPROVED, said)
+    return replace(candidate, approved_by=said)
+
+
 def champion(store: Store, model: str) -> Version | None:
     """Return the version that serves, None before the first promotion."""
     return status(store, model).get(CHAMPION)
@@ -119,12 +149,19 @@ def status(store: Store, model: str) -> dict[str, Version]:
 
 def main(arguments: argparse.Namespace) -> None:
     """Run one command and say what came of it."""
-    model = arguments.model or params.load().registry.model_name
+    settings = params.load().registry
+    model = arguments.model or settings.model_name
     store = open_store()
     answer: Any
     if arguments.command == "promote":
-        outcome = promote(store, model, arguments.version, arguments.reason, arguments.dry_run)
+        outcome = promote(
+            store, model, arguments.version, arguments.reason, arguments.dry_run, settings.approval
+        )
         answer, lines = asdict(outcome), [outcome.message]
+    elif arguments.command == "approve":
+        approved = approve(store, model, arguments.version, arguments.reason)
+        answer = asdict(approved)
+        lines = [f"{model} version {approved.version} is approved by {approved.approved_by}"]
     elif arguments.command == "rollback":
         outcome = rollback(store, model, arguments.reason, arguments.dry_run)
         answer, lines = asdict(outcome), [outcome.message]
@@ -149,6 +186,7 @@ def command_line() -> argparse.ArgumentParser:
     helps = {
         "promote": "make a version the champion, after the gate and a trial load",
         "rollback": "make the previous champion the champion again",
+        "approve": "note that you have looked at a version and want it promoted",
         "status": "show which versions have an alias",
         "history": "show every change of the champion, oldest first",
     }
@@ -156,13 +194,12 @@ def command_line() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--model", help="registered model (default: registry.model_name)")
         command.add_argument("--json", action="store_true", help="answer on standard output")
-        if name in ("promote", "rollback"):
+        if name in ("promote", "rollback", "approve"):
             command.add_argument("--reason", default="", help="why, for the history")
+        if name in ("promote", "rollback"):
             command.add_argument("--dry-run", action="store_true", help="check, change nothing")
-        if name == "promote":
-            command.add_argument(
-                "--version", type=int, help="number to promote (default: the challenger)"
-            )
+        if name in ("promote", "approve"):
+            command.add_argument("--version", type=int, help="its number (default: the challenger)")
     return parser
 
 

@@ -21,7 +21,7 @@ from stages.export.card import CARD
 from stages.files import read_json, write_json
 from stages.lineage import CORPUS, GitState, Lineage, git_state, lineage_of
 from stages.registry.record import curve_points, deciding_params, report_metrics
-from stages.registry.upload import logged_model
+from stages.registry.upload import logged_model, mend_upload
 from stages.registry.versions import (
     TAG_EXPORT,
     TAG_GATE,
@@ -128,6 +128,8 @@ def register(store: Store, record: Record) -> dict[str, Any]:
     with mlflow.start_run(run_id=run_id):
         _record_run(store, run_id, record)
         version = _version(store, experiment_id, name, record)
+        links = _links(experiment_id, run_id, record)
+        store.client.update_model_version(name, str(version), description=links)
         store.client.set_registered_model_alias(name, CHALLENGER, str(version))
     return {
         "model_name": name,
@@ -238,10 +240,20 @@ def _version(store: Store, experiment_id: str, name: str, record: Record) -> int
     }
     known = find_version(store, name, lineage, record.export_sha256)
     if known is not None:
+        mend_upload(store, name, known.version, record.export)
         store.client.set_model_version_tag(name, str(known.version), TAG_GATE, _verdict(record))
         return known.version
     uri = f"models:/{logged_model(store, experiment_id, record.student, record.export, tags)}"
     return int(mlflow.register_model(uri, name, tags=tags).version)
+
+
+def _links(experiment_id: str, run_id: str, record: Record) -> str:
+    """Return, as Markdown, where MLflow's page shows what is worth reading about a version."""
+    names = {"report.html": "Report", CARD: "Model card"}
+    shown = {path.name: names[path.name] for path in record.files if path.name in names}
+    shown[gate_artifact(record.export_sha256)] = "Gate"
+    artifacts = f"#/experiments/{experiment_id}/runs/{run_id}/artifacts"
+    return " | ".join(f"[{title}]({artifacts}/{path})" for path, title in shown.items())
 
 
 def _verdict(record: Record) -> str:

@@ -4,10 +4,12 @@ The model is code (`student_pyfunc.py`, `classify_pyfunc.py`), two ONNX graphs a
 pickle is written, and the requirements name what that code imports, so serving installs no torch.
 """
 
+import tempfile
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
+from stages.command import log
 from stages.registry.versions import TAG_EXPORT
 from stages.tracking.live import TAG_LINEAGE
 from stages.tracking.store import Store
@@ -40,10 +42,41 @@ def logged_model(
     whole = [m for m in mine if m.status.name == "READY"]
     for left_over in (m for m in mine if m not in whole):
         store.client.delete_logged_model(left_over.model_id)
-    return str(whole[0].model_id) if whole else _log_fill_mask(student, export, tags)
+    if whole:
+        return str(whole[0].model_id)
+    contents = _contents(FILL_MASK, export, _fill_mask_signature(), {"text": EXAMPLE})
+    return _log(f"fill_mask_{student}", contents, tags)
 
 
-def _log_fill_mask(student: str, export: Path, tags: dict[str, str]) -> str:
+def mend_upload(store: Store, model: str, version: int, export: Path) -> None:
+    """Upload a version's exported files again, if somebody has deleted some of MLflow's copy.
+
+    Args:
+        store: the open store.
+        model: the registered model.
+        version: its number.
+        export: the exported folder that the version is of.
+    """
+    import mlflow
+
+    # models:/<id of the copy>; the version's own model_id is empty in a local store.
+    model_id = store.client.get_model_version(model, str(version)).source.rpartition("/")[2]
+    entries = [
+        entry.path.rpartition("/")[2]
+        for place in (None, "artifacts")
+        for entry in store.client.list_logged_model_artifacts(model_id, place)
+    ]
+    contents = _contents(FILL_MASK, export, _fill_mask_signature(), {"text": EXAMPLE})
+    wanted = {"MLmodel", *(Path(path).name for path in contents["artifacts"].values())}
+    if wanted <= set(entries):
+        return
+    log.warning("%s version %d has lost files: uploading it again", model, version)
+    with tempfile.TemporaryDirectory() as folder:
+        mlflow.pyfunc.save_model(Path(folder) / "model", **contents)
+        store.client.log_model_artifacts(model_id, str(Path(folder) / "model"))
+
+
+def _fill_mask_signature() -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import Array, Object, Property
@@ -51,12 +84,11 @@ def _log_fill_mask(student: str, export: Path, tags: dict[str, str]) -> str:
     candidate = Object(
         [Property("token", DataType.string), Property("probability", DataType.double)]
     )
-    signature = ModelSignature(
+    return ModelSignature(
         inputs=Schema([ColSpec("string", "text")]),
         outputs=Schema([ColSpec(Array(Array(candidate)), "masks")]),
         params=ParamSchema([ParamSpec("top_k", "long", 5)]),
     )
-    return log_model(f"fill_mask_{student}", FILL_MASK, export, signature, {"text": EXAMPLE}, tags)
 
 
 def log_model(
@@ -79,22 +111,29 @@ def log_model(
         example: a row that the model answers; promotion tries it (admission.py).
         tags: of the copy.
     """
+    return _log(name, _contents(code, export, signature, example), tags)
+
+
+def _log(name: str, contents: dict[str, Any], tags: dict[str, str]) -> str:
     import mlflow
+
+    return str(mlflow.pyfunc.log_model(name=name, tags=tags, **contents).model_id)
+
+
+def _contents(code: Path, export: Path, signature: Any, example: dict[str, str]) -> dict[str, Any]:
+    """Return what MLflow's pyfunc keeps of an exported folder and the code that serves it."""
     import pandas as pd
 
-    logged = mlflow.pyfunc.log_model(
-        name=name,
-        python_model=str(code),
-        artifacts={
+    return {
+        "python_model": str(code),
+        "artifacts": {
             "onnx_fp32": str(export / "model.onnx"),
             "onnx_int8": str(export / "model.int8.onnx"),
             "tokenizer": str(export / "tokenizer.json"),
             "config": str(export / "config.json"),
         },
-        model_config={"precision": "fp32"},
-        signature=signature,
-        input_example=pd.DataFrame([example]),
-        pip_requirements=[f"{name}=={installed_version(name)}" for name in REQUIREMENTS],
-        tags=tags,
-    )
-    return str(logged.model_id)
+        "model_config": {"precision": "fp32"},
+        "signature": signature,
+        "input_example": pd.DataFrame([example]),
+        "pip_requirements": [f"{name}=={installed_version(name)}" for name in REQUIREMENTS],
+    }

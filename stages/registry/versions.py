@@ -19,6 +19,7 @@ from stages.tracking.store import Store
 
 TAG_EXPORT = "export_sha256"
 TAG_GATE = "gate"
+TAG_APPROVED = "approved_by"
 
 
 def export_digest(export: Path) -> str:
@@ -41,6 +42,8 @@ class Version:
     run_id: str
     gate: str
     """What the gate said when the version was last registered: `passed` or `failed`."""
+    approved_by: str = ""
+    """Who approved it, when and why, in one line; empty before anybody has."""
 
     @property
     def uri(self) -> str:
@@ -134,4 +137,5 @@ def _version(entry: Any) -> Version:
         export_sha256=entry.tags.get(TAG_EXPORT, ""),
         run_id=entry.run_id or "",
         gate=entry.tags.get(TAG_GATE, ""),
+        approved_by=entry.tags.get(TAG_APPROVED, "").strip(),
     )
