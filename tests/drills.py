@@ -40,7 +40,7 @@ from tests.tiny_pipeline import environment, make_project
 KINDS = ("stage", "dvc", "flow", "server", "machine")
 STUDENT = Path("models/students/distilbert/model.safetensors")
 # The flow's own limit is far above what a toy stage takes to write a checkpoint.
-NUM_STARTS, START_SECONDS, STOP_SECONDS = 6, 600, 90
+NUM_STARTS, START_SECONDS, STOP_SECONDS = 6, 1800, 90
 VERSIONS = """
 import json
 from stages.tracking.store import open_store
