@@ -35,7 +35,7 @@ class Browser:
         number = next(self.numbers)
         self.socket.send(json.dumps({"id": number, "method": method, "params": arguments}))
         while True:
-            message = json.loads(self.socket.recv(timeout=30))
+            message = json.loads(self.socket.recv(timeout=120))
             if message.get("id") == number:
                 assert "error" not in message, message
                 return message["result"]
@@ -43,7 +43,7 @@ class Browser:
 
     def wait_for(self, event: str) -> None:
         while not any(message["method"] == event for message in self.events):
-            self.events.append(json.loads(self.socket.recv(timeout=30)))
+            self.events.append(json.loads(self.socket.recv(timeout=120)))
 
     def evaluate(self, expression: str) -> Any:
         result = self.ask("Runtime.evaluate", expression=expression, returnByValue=True)

@@ -111,7 +111,7 @@ class Day:
     def says(self, words: str) -> bool:
         return words in (self.page.evaluate("document.body?.innerText") or "")
 
-    def wait(self, words: str, seconds: float = 180) -> None:
+    def wait(self, words: str, seconds: float = 600) -> None:
         """Wait until the page says something."""
         self.until(lambda: self.says(words), seconds, f"'{words}'")
 
@@ -130,14 +130,14 @@ class Day:
     def fill(self, label: str, text: str) -> None:
         """Write into the field of a form that has this label."""
         found = self.until(
-            lambda: self.page.evaluate(FIELD % json.dumps(label)), 60, f"a field '{label}'"
+            lambda: self.page.evaluate(FIELD % json.dumps(label)), 120, f"a field '{label}'"
         )
         assert found
         self.page.ask("Input.insertText", text=text)
 
     def click(self, words: str, within: str = CLICKABLE) -> None:
         script = CLICK % (json.dumps(words), json.dumps(within))
-        self.until(lambda: self.page.evaluate(script), 30, f"something to click: '{words}'")
+        self.until(lambda: self.page.evaluate(script), 120, f"something to click: '{words}'")
 
     def picture(self, name: str) -> None:
         self.number += 1
@@ -200,7 +200,7 @@ def day(page: Day, api_url: str) -> None:
         page.open(f"runs/flow-run/{run_id}")
         return str(run_id)
 
-    def ended(run_id: str, state: str, seconds: float = 240) -> None:
+    def ended(run_id: str, state: str, seconds: float = 600) -> None:
         def there() -> bool:
             return ask(api_url, f"flow_runs/{run_id}", None, "GET")["state"]["name"] == state
 
@@ -269,7 +269,7 @@ def day(page: Day, api_url: str) -> None:
         done = [r for r in runs if r["auto_scheduled"] and r["state"]["type"] == "COMPLETED"]
         return done if len(done) > 1 else []
 
-    for found in page.until(fired, 240, "a schedule of a minute that fires twice"):
+    for found in page.until(fired, 600, "a schedule of a minute that fires twice"):
         print(f"fired for {found['expected_start_time']}: {found['state']['name']}")
     print(f"twice within {time.time() - begun:.0f} s of being switched on")
 
