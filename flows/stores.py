@@ -152,7 +152,7 @@ def _ask_remote(repository: Any) -> Finding:
         remote = repository.cloud.get_remote(name)
         remote.fs.ls(remote.path)
     except FileNotFoundError:
-        return Finding("good", f"{shown} answers and is empty; dvc push fills it")
+        return Finding("good", f"{shown} holds nothing yet; a bucket is made before dvc push")
     except RemoteMissingDepsError:
         return Finding("wrong", f"{shown} needs packages that are not installed here: make team")
     except PermissionError as error:

@@ -141,7 +141,7 @@ def test_remote_is_asked_and_its_secrets_are_kept_out_of_git(project: Path) -> N
     kept = project / "kept"
     set_remote(project, "team", url=str(kept))
     (found,) = doctor.check_remote(project)
-    assert found.said == f"team ({kept}) answers and is empty; dvc push fills it"
+    assert found.said == f"team ({kept}) holds nothing yet; a bucket is made before dvc push"
     kept.mkdir()
     (found,) = doctor.check_remote(project)
     assert found.said == f"team ({kept}) answers"
