@@ -118,11 +118,11 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
 
 
 def disk_full(root: Path, started: server.Server) -> str:
-    with small_disk(root.with_name("small"), megabytes=8) as ballast:
+    with small_disk(root.with_name("small"), megabytes=16) as ballast:
         project = ballast.parent / "project"
         project.mkdir()
         make_project(project, LARGE)
-        ballast.write_bytes(b"x" * 3_500_000)
+        ballast.write_bytes(b"x" * 11_500_000)
         code, said = Flow(project, started.api_url).ended()
         assert code != 0
         assert "No space left on device" in said
