@@ -16,6 +16,8 @@ export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 export HF_HUB_DISABLE_TELEMETRY := 1
+# Where a machine forbids it, every start of a stage would compile its libraries anew.
+unexport PYTHONDONTWRITEBYTECODE
 # What MLflow loads is never unpickled.
 export MLFLOW_ALLOW_PICKLE_DESERIALIZATION := false
 
@@ -46,7 +48,7 @@ demo: $(STAMP) ## Distil, evaluate, export, register and promote a student with 
 	@python -m flows.demo
 
 # By file: tests of one file share a server or a project, and two files at a time fill two cores.
-test: $(STAMP) ## Run every test
+test: $(STAMP) $(TEAM) ## Run every test
 	@python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(STAMP) ## Run the tests that need no server and no pipeline

@@ -2,6 +2,7 @@
 
 import json
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from typing import Any
@@ -15,9 +16,18 @@ def ask(api_url: str, path: str, body: Any = None, method: str = "POST") -> Any:
         headers={"Content-Type": "application/json"},
         method=method,
     )
-    with urllib.request.urlopen(request, timeout=60) as reply:
-        text = reply.read()
-    return json.loads(text) if text else None
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=60) as reply:
+                text = reply.read()
+        except urllib.error.HTTPError as error:
+            # Its SQLite was locked: nothing has happened, and Prefect's own client asks again too.
+            if error.code != 503 or time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+        else:
+            return json.loads(text) if text else None
 
 
 def deployments(api_url: str) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""The whole way at toy size: the real graph, Prefect server, MLflow store and ONNX Runtime."""
+"""The whole way at toy size: the real graph, Prefect server, MLflow store and ONNX Runtime.
+
+And the same with what a team shares: the servers of compose.yaml (tests/team_stack.py).
+"""
 
 import json
 import shlex
@@ -9,7 +12,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import yaml
@@ -18,6 +23,7 @@ from flows import server
 from stages.files import read_json, sha256_of
 from tests.docs_text import blocks
 from tests.own_project import YOUR_OWN, make_own_project
+from tests.team_stack import Team, running_team, what_is_missing
 from tests.tiny_pipeline import environment
 
 pytestmark = pytest.mark.slow
@@ -69,11 +75,11 @@ def project(new_project: Path, prefect: dict[str, str]) -> Path:
     return new_project
 
 
-def printed(project: Path, program: str) -> list[str]:
+def printed(project: Path, program: str, **variables: str) -> list[str]:
     """The lines that a Python program prints when it runs in a project."""
     ran = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program],
-        cwd=project, env=environment(), capture_output=True, text=True, check=True,
+        cwd=project, env=environment(**variables), capture_output=True, text=True, check=True,
     )  # fmt: skip
     return ran.stdout.splitlines()
 
@@ -106,15 +112,17 @@ def test_every_report_is_there_and_the_page_holds_the_table(project: Path) -> No
     assert (reports / "data_docs" / "index.html").is_file()
 
 
+PREDICT = (
+    "import sys; from stages.tracking.store import import_mlflow, open_store\n"
+    "open_store(); mlflow = import_mlflow()\n"
+    "model = mlflow.pyfunc.load_model('models:/distilbert-student@champion')\n"
+    "print(model.predict([{'text': 'the value of [MASK]'}])[0]['masks'][0][0])\n"
+    "print('torch' in sys.modules)"
+)
+
+
 def test_champion_predicts_from_onnx_without_torch_or_pickle(project: Path) -> None:
-    program = (
-        "import sys; from stages.tracking.store import import_mlflow; mlflow = import_mlflow()\n"
-        "mlflow.set_tracking_uri('sqlite:///mlruns/mlflow.db')\n"
-        "model = mlflow.pyfunc.load_model('models:/distilbert-student@champion')\n"
-        "print(model.predict([{'text': 'the value of [MASK]'}])[0]['masks'][0][0])\n"
-        "print('torch' in sys.modules)"
-    )
-    *_, answer, has_torch = printed(project, program)
+    *_, answer, has_torch = printed(project, PREDICT)
     assert "'token':" in answer
     assert has_torch == "False"
     kinds = {p.suffix for p in (project / "mlruns").rglob("*") if p.is_file()}
@@ -160,6 +168,135 @@ def test_bad_settings_stop_everything_before_anything_runs(project: Path) -> Non
             assert "Traceback" not in ran.stderr
     finally:
         path.write_text(good)
+
+
+# --------------------------------------------------------------------------------- with a team
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """A project whose student one member has registered and pushed, and another has pulled."""
+
+    mine: Path
+    theirs: Path
+    said: dict[str, str]
+    """What each command printed."""
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    """The servers of compose.yaml."""
+    if (missing := what_is_missing()) is not None:
+        pytest.skip(missing)
+    with running_team(tmp_path_factory.mktemp("team")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def shared(project: Path, team: Team, tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """Take a finished project to the team's servers, as docs/team.md says."""
+    folder = tmp_path_factory.mktemp("shared")
+    mine, theirs = folder / "mine", folder / "theirs"
+    shutil.copytree(project, mine)
+    for own in ("mlruns", "reports/registry", ".prefect"):
+        shutil.rmtree(mine / own)
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    said = {"demo": run(mine, "flows.demo", **team.client)}
+    make_bucket = "import boto3; boto3.client('s3').create_bucket(Bucket='dvc')"
+    printed(mine, make_bucket, **team.client)
+    run(mine, "dvc", "remote", "add", "--default", "team", "s3://dvc/toy")
+    said["push"] = run(mine, "dvc", "push", **team.client)
+    for command in (
+        ["add", "--all"],
+        ["add", "--force", "reports/registry"],
+        ["commit", "--quiet", "--message", "A student"],
+        ["clone", "--quiet", str(mine), str(theirs)],
+    ):
+        subprocess.run([*git, *command], cwd=mine, check=True)
+    shutil.copytree(mine / "raw", theirs / "raw")  # Files of one's own are not in git.
+    said["pull"] = run(theirs, "dvc", "pull", **team.client)
+    said["repro"] = run(theirs, "dvc", "repro", **team.client)
+    said["doctor"] = run(theirs, "flows.doctor", **team.client)
+    return Shared(mine, theirs, said)
+
+
+def test_team_registers_and_promotes_on_its_servers(shared: Shared) -> None:
+    assert "Champion: distilbert-student version 1 (distilbert)" in shared.said["demo"]
+    assert not (shared.mine / "mlruns").exists()
+    assert not (shared.mine / ".prefect" / "prefect.db").exists()
+
+
+def test_team_member_pulls_what_another_pushed_and_nothing_runs_again(shared: Shared) -> None:
+    assert "Running stage" not in shared.said["repro"]
+    student = Path("models/students/distilbert/model.safetensors")
+    assert sha256_of(shared.theirs / student) == sha256_of(shared.mine / student)
+
+
+def test_champion_loads_through_the_server_without_a_key_of_its_store(
+    shared: Shared, team: Team
+) -> None:
+    client = {name: value for name, value in team.client.items() if not name.startswith("AWS")}
+    *_, answer, has_torch = printed(shared.theirs, PREDICT, **client)
+    assert "'token':" in answer
+    assert has_torch == "False"
+
+
+def test_doctor_says_that_every_store_of_the_team_answers(shared: Shared) -> None:
+    said = shared.said["doctor"]
+    assert "WRONG" not in said
+    for answers in ("team (s3://dvc/toy) answers", "MLflow answers at", "Prefect answers at"):
+        assert answers in said
+
+
+def refused(project: Path, *command: str, **variables: str) -> str:
+    """Run a command that must be refused in words, without a traceback."""
+    ran = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=project, env=environment(**variables), stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 1, ran.stdout
+    assert "Traceback" not in ran.stdout
+    return ran.stdout
+
+
+def test_wrong_passwords_are_refused_by_every_server(shared: Shared, team: Team) -> None:
+    wrong = {
+        "PREFECT_API_AUTH_STRING": "admin:wrong",
+        "MLFLOW_TRACKING_PASSWORD": "wrong",
+        "AWS_SECRET_ACCESS_KEY": "wrong",
+    }
+    said = refused(shared.theirs, "flows.doctor", **team.client | wrong)
+    for refusal in ("team (s3://dvc/toy) refuses", "MLflow at", "Prefect at"):
+        assert refusal in said
+    assert said.count("refuses the login") == 3
+    said = refused(shared.theirs, "stages.registry.promotion", "status", **team.client | wrong)
+    assert "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in said
+
+
+def test_who_may_only_read_registers_nothing(shared: Shared, team: Team) -> None:
+    reader = {"MLFLOW_TRACKING_USERNAME": "reader", "MLFLOW_TRACKING_PASSWORD": team.reader}
+    client = team.client | reader
+    assert "version 1" in run(shared.theirs, "stages.registry.promotion", "status", **client)
+    words = "--student distilbert --reports reports --export models/export/distilbert --out again"
+    said = refused(shared.theirs, "stages.registry.register", *words.split(), **client)
+    assert "does not let reader do this" in said
+    assert not (shared.theirs / "again").exists()
+
+
+def test_no_secret_of_the_team_is_written_anywhere(shared: Shared, team: Team) -> None:
+    written = "\n".join([*shared.said.values(), team.dump()])
+    folders = (shared.mine, shared.theirs, team.logs)
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    assert "distilbert-student" in written
+    for name, secret in team.secrets.items():
+        if name in ("AWS_ACCESS_KEY_ID", "MLFLOW_TRACKING_USERNAME"):
+            continue
+        # Of user:password the user is no secret.
+        plain = secret.removeprefix("admin:")
+        for form in (plain, quote(plain, safe="")):
+            assert form not in written, name
+            assert not [path for path in files if form.encode() in path.read_bytes()], name
 
 
 def test_flow_asked_to_stop_ends_the_trainer_and_goes_on_later(

@@ -170,10 +170,12 @@ def stage(
         if max_file_bytes is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
 
+    # Python 3.11 takes a module's cache that it could not write whole for whole.
+    forbidden = {} if max_file_bytes is None else {"PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=project,
-        env=environment(),
+        env=environment(**forbidden),
         preexec_fn=limit,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
