@@ -284,14 +284,20 @@ def sequences(shape: Shape) -> Sequences:
     )
 
 
-def parsed(argv: list[str] | None = None) -> argparse.Namespace:
-    """Return the command line's choices."""
+def parser_of_steps(module_doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser that asks for the shape of a step: models, sequences and their length."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=module_doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shape", choices=MODELS, default="small", help="teacher and student")
     parser.add_argument("--batch", type=int, default=16, help="sequences a step (default 16)")
     parser.add_argument("--length", type=int, default=128, help="tokens a sequence (default 128)")
+    return parser
+
+
+def parsed(argv: list[str] | None = None) -> argparse.Namespace:
+    """Return the command line's choices."""
+    parser = parser_of_steps(__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="measured steps of each (default 7)")
     parser.add_argument("--warmup", type=int, default=2, help="steps before them (default 2)")
     parser.add_argument(

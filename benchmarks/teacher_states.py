@@ -23,6 +23,7 @@ from benchmarks.distillation import (
     TEMPERATURE,
     VOCABULARY,
     WEIGHTS,
+    parser_of_steps,
     sequences,
     shape_of,
 )
@@ -110,12 +111,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 def parsed(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the command line's choices."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--shape", choices=MODELS, default="small", help="teacher and student")
-    parser.add_argument("--batch", type=int, default=16, help="sequences a step (default 16)")
-    parser.add_argument("--length", type=int, default=128, help="tokens a sequence (default 128)")
+    parser = parser_of_steps(__doc__)
     parser.add_argument("--rounds", type=int, default=2, help="of all three ways (default 2)")
     parser.add_argument("--steps", type=int, default=4, help="in each turn (default 4)")
     parser.add_argument("--positions", choices=("all", "masked", "sampled"), default="all")

@@ -12,7 +12,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,13 +26,14 @@ from typing import Any
 import psutil
 import yaml
 
+from flows.server import HOST as LOOPBACK
+from flows.server import is_port_free
 from tests.conftest import ROOT
 from tests.tiny_pipeline import environment
 
 COMPOSE = ROOT / "compose.yaml"
 DEBIAN, INITDB = Path("/usr/lib/postgresql"), "*/bin/initdb"
 START_SECONDS = 180.0
-LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,18 +132,9 @@ def free_ports() -> list[int]:
     found: list[int] = []
     while len(found) < 3 + len(WEED_PORTS):
         port = 20_000 + secrets.randbelow(10_000)
-        if port not in found and all(map(is_free, (port, port + 10_000))):
+        if port not in found and all(map(is_port_free, (port, port + 10_000))):
             found.append(port)
     return found
-
-
-def is_free(port: int) -> bool:
-    with socket.socket() as listener:
-        try:
-            listener.bind((LOOPBACK, port))
-        except OSError:
-            return False
-    return True
 
 
 def make_user(team: Team, name: str, password: str) -> None:
