@@ -14,6 +14,7 @@ from tests.conftest import ROOT
 
 PHASE = {"name": "one", "objectives": [{"kind": "mlm"}]}
 NO_WEIGHT = {"kind": "patience"}
+GENRE = {"folder": "raw", "texts": ["line"], "labels": ["verse", "prose"], "metrics": ["mcc"]}
 RECIPE = {
     "architecture": {"kind": "bert", "num_layers": 2},
     "initialise": {"kind": "random"},
@@ -91,6 +92,15 @@ def mistakes(path: Path) -> list[str]:
         (
             {"evaluation.finetune.by_task": {"rte": {"num_epochs": 10}}},
             "evaluation: finetune.by_task names 'rte', which tasks leaves out",
+        ),
+        (
+            {"evaluation.tasks": ["genre", "cloa"], "evaluation.own_tasks": {"genre": GENRE}},
+            "evaluation: tasks names 'cloa', and there is no such task; there are: "
+            f"{', '.join(params.TASK_NAMES)}, genre; one of your own stands under own_tasks",
+        ),
+        (
+            {"evaluation.own_tasks": {"cola": GENRE}},
+            "evaluation: own_tasks: 'cola' is a task already; give yours another name",
         ),
         (
             {"evaluation.finetune.grid": {"learning_rate": [0.1, 0]}},

@@ -202,21 +202,14 @@ def get_task(name: str, own: Mapping[str, OwnTask] | None = None) -> TaskSpec:
     """Return the task of this name, of the table or of the user's own.
 
     Raises:
-        SettingsError: there is none, or there are two; the message lists those there are.
+        SettingsError: there is none; the message lists those there are.
     """
     own = own or {}
-    if name in own and name in TASKS:
-        raise SettingsError(
-            f"evaluation.own_tasks: '{name}' is a task already; give yours another name"
-        )
     if name in own:
         return _own_task(name, own[name])
     if name in TASKS:
         return TASKS[name]
-    raise SettingsError(
-        f"evaluation.tasks: there is no task '{name}'; there are: {', '.join([*TASKS, *own])}; "
-        "one of your own stands under evaluation.own_tasks"
-    )
+    raise SettingsError(f"there is no task '{name}'; there are: {', '.join([*TASKS, *own])}")
 
 
 def _own_task(name: str, settings: OwnTask) -> TaskSpec:

@@ -68,6 +68,7 @@ from stages.params.students import (
     Weights,
 )
 from stages.params.tasks import (
+    TASK_NAMES,
     Augmentation,
     OwnTask,
     TaskDistillation,
@@ -94,6 +95,7 @@ from stages.params.whole import (
 __all__ = [
     "PARAMS",
     "PROFILES",
+    "TASK_NAMES",
     "TEACHER",
     "AnyStudent",
     "AtRandom",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from stages.params.base import Fraction, Name, Positive, Settings
-from stages.params.tasks import OwnTask, TaskDistillation
+from stages.params.tasks import TASK_NAMES, OwnTask, TaskDistillation
 
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 Epochs = Annotated[float, Field(gt=0)]
@@ -96,6 +96,20 @@ class Evaluation(Settings):
     """Recipes of `python -m stages.evaluation.distil_task` (docs/recipes.md), which no stage runs.
     """
     speed: SpeedTest
+
+    @model_validator(mode="after")
+    def _tasks_exist(self) -> "Evaluation":
+        for name in self.own_tasks:
+            if name in TASK_NAMES:
+                raise ValueError(f"own_tasks: '{name}' is a task already; give yours another name")
+        known = (*TASK_NAMES, *self.own_tasks)
+        for name in self.tasks:
+            if name not in known:
+                raise ValueError(
+                    f"tasks names '{name}', and there is no such task; there are: "
+                    f"{', '.join(known)}; one of your own stands under own_tasks"
+                )
+        return self
 
     @model_validator(mode="after")
     def _tuned_tasks_are_run(self) -> "Evaluation":

@@ -7,6 +7,14 @@ from pydantic import Field, model_validator
 from stages.params.base import Fraction, Name, Positive, Settings
 from stages.params.objectives import ObjectiveSettings
 
+TASK_NAMES = (
+    *("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"),
+    *("squad", "imdb"),
+    *("acceptability", "package", "summary_match"),
+)
+"""The tasks that need no description: those of stages/evaluation/tasks.py, which says what each is.
+"""
+
 
 class OwnTask(Settings):
     """A task of your own: train and validation files, TSV or Parquet, in a folder."""
