@@ -5,7 +5,7 @@
 Kills of the run itself are another drill's (tests/drills.py), the registry's bad days are in
 tests/registry_mishaps.py. These run on a toy graph with a real Prefect server; the last lines of
 what was said are printed. Two of them need more: the full disk may mount a file system (root), and
-the clock that jumps needs libfaketime (the Debian package of that name).
+the clock that jumps needs a C compiler (tests/jumping_clock.c).
 """
 
 import argparse
@@ -25,7 +25,6 @@ from tests.asking import final_state, start_run, wait_until
 from tests.toy_project import make_project
 
 ROOT = Path(__file__).resolve().parent.parent
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 DAY = 86400
 DVC_YAML = """
 stages:
@@ -193,30 +192,45 @@ def worker_killed(root: Path, started: server.Server) -> str:
     return f"its run: {names[0]}; the next, with a new worker: {names[1]}"
 
 
+def end_server(started: server.Server) -> None:
+    """Have it end; whoever started it still has its group to close."""
+    started.group.signal(signal.SIGINT)
+    started.group.command.wait(60)
+
+
+@contextmanager
+def jumping_clock(folder: Path) -> Iterator[Callable[[int], None]]:
+    """For processes started in the block: yield what sets their clock so many days ahead."""
+    library, ahead = folder / "jumping_clock.so", folder / "ahead"
+    source = ROOT / "tests" / "jumping_clock.c"
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
+    ahead.write_bytes(bytes(8))
+
+    def jump(days: int) -> None:
+        # In place: they have it mapped.
+        with ahead.open("r+b") as file:
+            file.write((days * DAY).to_bytes(8, sys.byteorder, signed=True))
+
+    os.environ |= {"LD_PRELOAD": str(library), "AHEAD_FILE": str(ahead)}
+    try:
+        yield jump
+    finally:
+        del os.environ["LD_PRELOAD"], os.environ["AHEAD_FILE"]
+
+
 def clock_jumps(root: Path, started: server.Server) -> str:
     """Three days ahead while training is at work, then five days back; server and flow see it."""
-    server.stop_server(started)
-    jumps = root / "jumps"
-    jumps.write_text("+0")
-    faked = {
-        "LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(jumps),
-        "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1",
-    }  # fmt: skip
-    os.environ |= faked
-    try:
-        with server.running_server(root.parent) as other:
-            flow = Flow(root, other.api_url)
-            wait_until((root / "begun").exists, 300)
-            jumps.write_text(f"+{3 * DAY}")
-            time.sleep(5)
-            jumps.write_text(f"-{2 * DAY}")
-            code, said = flow.ended()
-            assert code == 0, said
-            again, told = Flow(root, other.api_url).ended()
-            assert again == 0, told
-    finally:
-        for name in faked:
-            del os.environ[name]
+    end_server(started)
+    with jumping_clock(root.parent) as jump, server.running_server(root.parent) as other:
+        flow = Flow(root, other.api_url)
+        wait_until((root / "begun").exists, 300)
+        jump(3)
+        time.sleep(5)
+        jump(-2)
+        code, said = flow.ended()
+        assert code == 0, said
+        again, told = Flow(root, other.api_url).ended()
+        assert again == 0, told
     last_lines(said)
     assert (trained(root), up_to_date(root)) == (1, True)
     return "3 days ahead, then 5 back, in the middle of training: the run and the next succeeded"
@@ -225,7 +239,7 @@ def clock_jumps(root: Path, started: server.Server) -> str:
 def server_gone_for_ever(root: Path, started: server.Server) -> str:
     flow = Flow(root, started.api_url)
     wait_until((root / "begun").exists, 300)
-    server.stop_server(started)
+    end_server(started)
     begun = time.monotonic()
     code, said = flow.ended()
     seconds = time.monotonic() - begun
@@ -253,6 +267,8 @@ def main() -> None:
     )
     parser.add_argument("words", nargs="?", default="", help="only those whose title has them")
     words = parser.parse_args().words
+    # A shell that starts this with `&` has it ignored, and so would a worker have it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for title, mishap in MISHAPS.items():
         if words not in title:
             continue
