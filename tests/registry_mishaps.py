@@ -1,6 +1,6 @@
 """What a bad day does to the registry: a locked store, a full disk, lost files, a race, a kill.
 
-    python -m tests.registry_mishaps
+    python -m tests.registry_mishaps [WORDS OF ONE]
 
 On a real store with toy students. After each there is a champion and the history is true.
 """
@@ -154,15 +154,28 @@ def races(folder: Path, rounds: int = 4) -> str:
     return f"{rounds} races: {len(changes)} changes one after the other, none lost"
 
 
+def is_at_it(store: Store) -> bool:
+    """Tell whether some promotion is between its first write and its last."""
+    return any(
+        (change.action, change.state) == ("promote", "intended")
+        for change in history.read(store, MODEL)
+    )
+
+
 def kills(folder: Path, number: int = 8, seed: int = 0) -> str:
-    """Kill a promotion at a random moment while another one runs beside it."""
-    store, rng, ended = two_students(folder), random.Random(seed), 0
+    """Kill a promotion beside another change: at a random moment, or in the midst of its writes."""
+    store, rng, ended, midst = two_students(folder), random.Random(seed), 0, 0
     promote(store, MODEL, 1)
-    for _ in range(number):
+    for turn in range(number):
         now = status(store, MODEL)["champion"].version
         victim, other = promotion("promote", "--version", str(3 - now)), promotion("rollback")
-        time.sleep(5 + 6 * rng.random())
+        if turn % 2:
+            time.sleep(5 + 6 * rng.random())
+        else:
+            while victim.poll() is None and not is_at_it(store):
+                pass
         victim.kill()
+        midst += is_at_it(store)
         victim.communicate()
         other.communicate()
         ended += victim.returncode == 0
@@ -173,7 +186,10 @@ def kills(folder: Path, number: int = 8, seed: int = 0) -> str:
         last_lines(str(error))
     changes = check_history(store)
     abandoned = sum(change.state == "abandoned" for change in changes)
-    return f"{number} kills ({ended} came too late): {len(changes)} entries, {abandoned} abandoned"
+    return (
+        f"{number} kills ({midst} in the midst of a change, {ended} too late): "
+        f"{len(changes)} entries, {abandoned} abandoned"
+    )
 
 
 MISHAPS: dict[str, Callable[[Path], str]] = {
@@ -186,9 +202,12 @@ MISHAPS: dict[str, Callable[[Path], str]] = {
 
 
 def main() -> None:
-    """Have every mishap, and print what came of it."""
+    """Have the mishaps, and print what came of each."""
     os.environ.pop("MLFLOW_TRACKING_URI", None)
+    words = sys.argv[1] if len(sys.argv) > 1 else ""
     for title, mishap in MISHAPS.items():
+        if words not in title:
+            continue
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name) / "project"
             write_world(folder)
