@@ -149,8 +149,8 @@ def _number(value: float | None, form: str) -> str:
 def _notes(summary: dict[str, Any]) -> tuple[str, ...]:
     notes = [
         "Scores are 0-100: the median over the seeds, and (lowest-highest).",
-        f"The average is {summary['average_convention']}; retention is the mean over the tasks of "
-        "the student's score / the teacher's.",
+        f"The average is {summary['average_convention']}; retention is the student's score / the "
+        f"teacher's{', the mean over the tasks' if len(summary['tasks']) > 1 else ''}.",
         "Held-out KL: nats per token between teacher and student on unseen text, lower is better.",
     ]
     derived = [task["title"] for task in summary["tasks"] if task["is_derived"]]

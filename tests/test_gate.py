@@ -78,6 +78,14 @@ def test_good_student_passes_every_check(world):
     assert checks["onnx_fp32_difference"]["threshold"] == 1e-3
 
 
+@pytest.mark.parametrize("seeds", [[1], [1, 2, 3]])
+def test_a_retention_of_one_task_is_no_mean(world, seeds):
+    edit_settings(world, "evaluation", seeds=seeds, tasks=["package"])
+    meaning = by_name(run_gate(world))["retention"]["meaning"]
+    assert meaning.startswith("student / teacher on the one task, each ")
+    assert meaning.endswith("of one seed" if len(seeds) == 1 else "the median over 3 seeds")
+
+
 def task(world, model, name, value):
     edit(world / f"reports/finetune/{model}/{name}.json", "score", "median", value=value)
 

@@ -155,8 +155,7 @@ def _retention(
         fmean(known) if len(known) == len(ratios) else None,
         "at least",
         settings.gate.min_retention,
-        f"mean over {len(ratios)} tasks of student / teacher, each the median over "
-        f"{len(settings.evaluation.seeds)} seeds (a mean of ratios, not a ratio of means)",
+        _kept(len(ratios), len(settings.evaluation.seeds)),
     )
     for task, ratio in ratios.items():
         yield Check(
@@ -167,6 +166,17 @@ def _retention(
             f"student / teacher on {task}: {scores[student][task]:.2f} / "
             f"{scores['teacher'][task]:.2f}",
         )
+
+
+def _kept(num_tasks: int, num_seeds: int) -> str:
+    """Say what a retention is of."""
+    each = "of one seed" if num_seeds == 1 else f"the median over {num_seeds} seeds"
+    if num_tasks == 1:
+        return f"student / teacher on the one task, each {each}"
+    return (
+        f"mean over {num_tasks} tasks of student / teacher, each {each} "
+        "(a mean of ratios, not a ratio of means)"
+    )
 
 
 def _size_and_speed(
