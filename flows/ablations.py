@@ -54,7 +54,7 @@ def ablations(variants: list[str], grace_seconds: float = 60.0) -> State[Any]:
     Args:
         variants: One entry per variant: settings that differ from params.yaml, with a blank between
             them, such as `distill.temperature=1 distill.dropout=0.2`.
-        grace_seconds: What a stage has to write its checkpoint when the run is cancelled.
+        grace_seconds: How long a stage that is stopped may take to write its checkpoint.
     """
     try:
         root = project_root()

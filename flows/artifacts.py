@@ -22,9 +22,9 @@ from flows.results import (
     Registered,
     Results,
     as_markdown,
-    gate_table,
+    gate_page,
     read_results,
-    verdict_lines,
+    turned,
 )
 from stages.command import without_secret
 
@@ -71,22 +71,23 @@ def write_artifacts(root: Path, states: dict[str, State[Any]]) -> None:
         create_markdown_artifact(
             key="results",
             markdown=results_page(root, results),
-            description="Scores, the gate's verdict, and where to read more",
+            description="Scores, the gate, where to read more",
         )
 
 
 def results_page(root: Path, results: Results) -> str:
     """Return the results of a run as one page of Markdown."""
-    verdict = "\n".join(f"- {line.strip()}" for line in verdict_lines(results.verdicts)) + (
-        f"\n\n{gate_table(results.verdicts)}" if results.verdicts else ""
-    )
+    table = results.header, results.rows
+    # The page is narrow: what there is more of, columns or models, goes down it.
+    if len(results.header) > len(results.rows) + 1:
+        table = turned(*table)
     registered = "\n".join(f"- {version_link(entry)}" for entry in results.registered)
     return "\n\n".join(
         [
             f"# Results, profile {results.profile}",
-            as_markdown(results.header, results.rows),
+            as_markdown(*table),
             "\n".join(f"- {note}" for note in results.notes),
-            f"## Gate\n\n{verdict or 'No student was judged.'}",
+            f"## Gate\n\n{gate_page(results.verdicts) or 'No student was judged.'}",
             f"## Registered\n\n{registered or 'No version was registered.'}",
             "## Read more\n\n" + "\n".join(f"- {line}" for line in links(root)),
         ]

@@ -18,7 +18,7 @@ from typing import Any
 from flows import own_files, registry
 from flows.environment import project_root
 from flows.graph import read_changed, read_graph
-from flows.results import REPORT, Results, as_text, read_results, verdict_lines
+from flows.results import REPORT, Results, as_text, read_results, turned, verdict_lines
 from stages import params
 from stages.command import log, parser_for, run
 from stages.errors import DistilleryError
@@ -100,8 +100,7 @@ def closing_words(root: Path, results: Results, aliases: Aliases, width: int) ->
     table = as_text(results.header, results.rows)
     if max(map(len, table.splitlines())) > width:
         # Too wide for the terminal: a model per column instead of a model per row.
-        header, *rows = zip(results.header, *results.rows, strict=True)
-        table = as_text(header, rows)
+        table = as_text(*turned(results.header, results.rows))
     return [
         "",
         f"Results of profile {results.profile}",

@@ -77,11 +77,11 @@ def distillation(
     """Bring every stage up to date, and say what came out.
 
     Args:
-        profile: Make params.yaml this profile first, or leave it as it is.
-        targets: Stages, or groups such as `finetune`, to bring up to date with all they need; none
+        profile: Replace params.yaml by this profile first, or leave it as it is.
+        targets: Only these stages, or groups such as finetune, and all they need; none chosen
             means every stage.
-        stage_timeout_minutes: Stop a stage that takes longer; by default none is.
-        grace_seconds: What a stage has to write its checkpoint when it is stopped.
+        stage_timeout_minutes: Stop a stage that takes longer; None is no limit.
+        grace_seconds: How long a stage that is stopped may take to write its checkpoint.
     """
     try:
         root = project_root()
@@ -269,7 +269,7 @@ def _conclusion(graph: Graph, states: dict[str, State[Any]]) -> State[Any]:
             "a file or params.yaml during the run? Run the flow again. Left:\n" + "\n".join(left)
         )
     num_ran = sum(state.name == "Completed" for state in states.values())
-    return Completed(message=f"{num_ran} stages ran, {len(states) - num_ran} were up to date.")
+    return Completed(message=f"{num_ran} of {len(states)} stages had to run.")
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ from flows import registry
 from flows.artifacts import version_link
 from flows.environment import project_root
 from flows.records import report_outcome, with_server
-from flows.results import Registered, Results, gate_table, read_results, verdict_lines
+from flows.results import Registered, Results, gate_page, read_results
 from stages.command import parser_for, run
 from stages.errors import DistilleryError
 
@@ -33,8 +33,8 @@ def promote(reason: str = "", version: int | None = None) -> State[Any]:
     """Make a registered student the champion, if its gate report passes.
 
     Args:
-        reason: Why, for the history.
-        version: The version's number; by default the challenger.
+        reason: Why; it is kept in the history.
+        version: The number of the version; None is the challenger.
     """
     options = [] if version is None else ["--version", str(version)]
     return _change("promote", reason, options)
@@ -45,7 +45,7 @@ def rollback(reason: str = "") -> State[Any]:
     """Make the previous champion the champion again.
 
     Args:
-        reason: Why, for the history.
+        reason: Why; it is kept in the history.
     """
     return _change("rollback", reason, [])
 
@@ -83,17 +83,16 @@ def promotion_page(root: Path, answer: dict[str, Any], who: str) -> str:
             "",
             "## Gate",
             "",
-            *gate,
+            gate,
         ]
     )
 
 
-def _gate_of(results: Results | None, version: Registered) -> list[str]:
+def _gate_of(results: Results | None, version: Registered) -> str:
     """Return the gate's words on a version, if the reports here are about that version."""
     if results is not None and version in results.registered:
-        mine = [verdict for verdict in results.verdicts if verdict.student == version.student]
-        return [*(f"- {line.strip()}" for line in verdict_lines(mine)), "", gate_table(mine)]
-    return ["The gate's report is with the MLflow run; the reports here are of another version."]
+        return gate_page([v for v in results.verdicts if v.student == version.student])
+    return "The gate's report is with the MLflow run; the reports here are of another version."
 
 
 def main(arguments: argparse.Namespace) -> None:

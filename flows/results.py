@@ -17,13 +17,24 @@ DATA_DOCS = Path("reports/data_docs/index.html")
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """What the gate said about one quantity of a student."""
+
+    name: str
+    passed: bool
+    value: str
+    bound: str
+    """The rule and its number, such as `at least 0.9`."""
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What the gate said about one student."""
 
     student: str
     passed: bool
-    checks: tuple[tuple[str, bool, str], ...]
-    """Name, passed, and the value beside its threshold."""
+    checks: tuple[Check, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +46,8 @@ class Registered:
     student: str
 
     def __str__(self) -> str:
-        """Return it as `distilbert-student 3 (distilbert)`."""
-        return f"{self.model} {self.version} ({self.student})"
+        """Return it as `distilbert-student version 3 (distilbert)`."""
+        return f"{self.model} version {self.version} ({self.student})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,31 +104,48 @@ def as_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "-" * max(len(line) for line in lines), *lines[1:]])
 
 
-def as_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown."""
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [header, rule, *rows])
+def as_markdown(header: Sequence[str], rows: Sequence[Sequence[str]], rule: str = "---:") -> str:
+    """Return a table in Markdown, by default with every column but the first to the right."""
+    rules = ["---", *[rule] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [header, rules, *rows])
+
+
+def turned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[Any, Any]:
+    """Return header and rows of the same table with a model per column instead of per row."""
+    first, *others = zip(header, *rows, strict=True)
+    return first, others
 
 
 def verdict_lines(verdicts: Sequence[Verdict]) -> list[str]:
     """Say each student's verdict in one line, and each check it fails in one more."""
     lines = []
     for verdict in verdicts:
-        num_passed = sum(passed for _, passed, _ in verdict.checks)
-        word = "passes" if verdict.passed else "does not pass"
-        lines.append(f"{verdict.student} {word} the gate: {num_passed} of {len(verdict.checks)}")
-        lines += [f"  fails {name}: {why}" for name, passed, why in verdict.checks if not passed]
+        lines.append(_in_a_line(verdict))
+        lines += [
+            f"  fails {check.name}: {check.value}, must be {check.bound}"
+            for check in verdict.checks
+            if not check.passed
+        ]
     return lines
 
 
-def gate_table(verdicts: Sequence[Verdict]) -> str:
+def gate_page(verdicts: Sequence[Verdict]) -> str:
     """Return every check of every verdict, in Markdown."""
+    return "\n\n".join(part for v in verdicts for part in (f"**{_in_a_line(v)}**", _checks(v)))
+
+
+def _in_a_line(verdict: Verdict) -> str:
+    num_passed = sum(check.passed for check in verdict.checks)
+    word = "passes" if verdict.passed else "does not pass"
+    return f"{verdict.student} {word} the gate: {num_passed} of {len(verdict.checks)} checks"
+
+
+def _checks(verdict: Verdict) -> str:
     rows = [
-        (verdict.student, name, "passes" if passed else "FAILS", why)
-        for verdict in verdicts
-        for name, passed, why in verdict.checks
+        (each.name, "passes" if each.passed else "**FAILS**", each.value, each.bound, each.meaning)
+        for each in verdict.checks
     ]
-    return as_markdown(("student", "check", "", "value against bound"), rows)
+    return as_markdown(("check", "", "value", "bound", "what it is"), rows, rule="---")
 
 
 def _row(
@@ -164,10 +192,12 @@ def _notes(summary: dict[str, Any]) -> tuple[str, ...]:
 def _verdict(path: Path) -> Verdict:
     gate = read_json(path)
     checks = tuple(
-        (
+        Check(
             check["name"],
             check["passed"],
-            f"{_value(check['value'])} against {_value(check['threshold'])}",
+            _value(check["value"]),
+            f"{check['rule']} {_value(check['threshold'])}",
+            check["meaning"],
         )
         for check in gate["checks"]
     )

@@ -71,6 +71,7 @@ def start_server(root: Path, port: int) -> Server:
         "PREFECT_API_URL": api_url,
         "PREFECT_SERVER_API_HOST": HOST,
         "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     }
     command = [sys.executable, "-m", "prefect", "server", "start"]
     with log.open("wb") as output:

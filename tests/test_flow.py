@@ -258,9 +258,9 @@ def test_deployments_load_are_scheduled_run_and_tell_what_is_stale(
         "distillation/on-demand",
         "distillation/weekly",
         "check/nightly",
-        "ablations/on-demand",
-        "promote/on-demand",
-        "rollback/on-demand",
+        "ablations/sweep",
+        "promote/new-champion",
+        "rollback/previous-champion",
     }
     on_demand = found["distillation/on-demand"]
     form = on_demand["parameter_openapi_schema"]["properties"]
@@ -282,7 +282,7 @@ def test_deployments_load_are_scheduled_run_and_tell_what_is_stale(
     worker = subprocess.Popen(command, cwd=built, env=env)
     try:
         state = final_state(prefect, start_run(prefect, "distillation/on-demand"))
-        assert state["message"] == "0 stages ran, 6 were up to date."
+        assert state["message"] == "0 of 6 stages had to run."
         (built / "rule-b.sh").write_text("echo b\n", encoding="utf-8")
         state = final_state(prefect, start_run(prefect, "check/nightly"))
         message = "2 of 6 stages would run; changed: score@b."

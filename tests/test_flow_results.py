@@ -40,7 +40,7 @@ def reports(tmp_path: Path) -> Path:
             "teacher": model(),
         },
     }
-    check = {"rule": "at least", "meaning": ""}
+    check = {"rule": "at least", "meaning": "teacher / student"}
     gate = {
         "student": "small",
         "passed": False,
@@ -92,8 +92,8 @@ def test_the_verdict_names_each_check_that_failed(reports: Path) -> None:
     results = read_results(reports)
     assert results is not None
     assert verdict_lines(results.verdicts) == [
-        "small does not pass the gate: 1 of 2",
-        "  fails retention: 0.88 against 0.9",
+        "small does not pass the gate: 1 of 2 checks",
+        "  fails retention: 0.88, must be at least 0.9",
     ]
 
 
@@ -104,9 +104,9 @@ def test_the_page_of_a_run_shows_every_check_and_leads_to_the_version(
     results = read_results(reports)
     assert results is not None
     page = results_page(reports, results)
-    assert "| small | speedup | passes | 1.86 against 1.2 |" in page
-    assert "| small | retention | FAILS | 0.88 against 0.9 |" in page
-    assert "[student 3 (small)](https://mlflow.example/#/models/student/versions/3)" in page
+    assert "| speedup | passes | 1.86 | at least 1.2 | teacher / student |" in page
+    assert "| retention | **FAILS** | 0.88 | at least 0.9 | teacher / student |" in page
+    assert "[student version 3 (small)](https://mlflow.example/#/models/student/versions/3)" in page
     assert "secret" not in page
 
 

@@ -59,7 +59,7 @@ def test_an_answer_that_is_not_json_is_an_error(
 
 def test_the_page_says_who_why_and_what_was_before(tmp_path: Path) -> None:
     page = promotion_page(tmp_path, ANSWER, who="ada")
-    shown = "[student 3 (small)](http://127.0.0.1:5000/#/models/student/versions/3)"
+    shown = "[student version 3 (small)](http://127.0.0.1:5000/#/models/student/versions/3)"
     assert f"- Champion: {shown}" in page
     assert "- Champion before: 2" in page
     assert "- Who: ada" in page
