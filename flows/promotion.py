@@ -72,7 +72,7 @@ def promotion_page(root: Path, answer: dict[str, Any], who: str) -> str:
     replaced = answer["replaced"]
     return "\n".join(
         [
-            f"# {answer['message']}",
+            f"## {answer['message']}",
             "",
             f"- Action: {answer['action']}",
             f"- Champion: {version_link(version)} (its report and its card are there)",
@@ -81,7 +81,7 @@ def promotion_page(root: Path, answer: dict[str, Any], who: str) -> str:
             f"- Why: {answer['reason'] or 'no reason was given'}",
             f"- MLflow run: {answer['run_id']}",
             "",
-            "## Gate",
+            "### Gate",
             "",
             gate,
         ]
