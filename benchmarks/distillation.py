@@ -31,6 +31,7 @@ from stages.corpus.reading import Sequences, SpecialIds
 from stages.params import Launch, Masking, Schedule, Weights
 from stages.students.distilbert import build_student
 from stages.training.batches import Batch, MaskedBatches
+from stages.training.compiling import compile_layers
 from stages.training.loop import train
 from stages.training.processes import Processes
 from stages.training.triple_loss import FrozenTeacher, TripleLoss
@@ -141,7 +142,7 @@ class Contest:
         self.teacher = BertForMaskedLM(config).to(device)
         self.student = build_student(self.teacher, MODELS[arguments.shape]["student"]).to(device)
         # The last step is not counted: the other process may be ending while it is taken.
-        self.num_steps = arguments.warmup + arguments.rounds + 1
+        self.num_steps = (arguments.warmup + arguments.rounds + 1) * arguments.steps
         self.schedule = Schedule(
             num_steps=self.num_steps,
             batch_sequences=shape.batch,
@@ -171,11 +172,19 @@ class Contest:
         step = PublishedStep(
             self.student, self.teacher, WEIGHTS, self.schedule, self.num_steps, TEMPERATURE
         )
+        precision = (
+            torch.autocast(self.device.type, dtype=torch.bfloat16)
+            if self.arguments.published_precision == "bfloat16"
+            else contextlib.nullcontext()
+        )
         for number in range(self.num_steps):
-            step({name: x.to(self.device) for name, x in turns(number).items()})
+            with precision:
+                step({name: x.to(self.device) for name, x in turns(number).items()})
 
     def run_engine(self, turns: "Turns") -> None:
         """Train with the engine, which asks `turns` for each step's batch."""
+        if self.arguments.compile:
+            compile_layers(self.teacher, self.student)
         objective = TripleLoss(
             self.student,
             FrozenTeacher(self.teacher, narrow=self.arguments.teacher_precision == "bfloat16"),
@@ -201,24 +210,26 @@ class Turns:
     """Batches that are handed out when it is this process's turn.
 
     A batch is asked for at the start of each step: from one answer to the next question is one
-    whole step of a loop, with everything that it does for its users.
+    whole step of a loop, with everything that it does for its users. A turn may be several steps:
+    on a GPU the host works ahead, unless it is stopped after every one.
     """
 
     def __init__(self, contest: Contest) -> None:
-        self.contest = contest
+        self.contest, self.steps = contest, contest.arguments.steps
         self._answered: float | None = None
 
     def __call__(self, step: int) -> Batch:
-        """Return a step's batch, once a line is read that asks for the step."""
-        self.finish()
-        sys.stdin.readline()
-        self._answered = self._now()
+        """Return a step's batch; the first of a turn once a line is read that asks for it."""
+        if step % self.steps == 0:
+            self.finish()
+            sys.stdin.readline()
+            self._answered = self._now()
         return self.contest.batches(step)
 
     def finish(self) -> None:
-        """Print the seconds of the last step."""
+        """Print the seconds of the last turn, for a step of it."""
         if self._answered is not None:
-            print(json.dumps(self._now() - self._answered), flush=True)
+            print(json.dumps((self._now() - self._answered) / self.steps), flush=True)
         self._answered = None
 
     def _now(self) -> float:
@@ -300,6 +311,14 @@ def parsed(argv: list[str] | None = None) -> argparse.Namespace:
     parser = parser_of_steps(__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="measured steps of each (default 7)")
     parser.add_argument("--warmup", type=int, default=2, help="steps before them (default 2)")
+    parser.add_argument("--steps", type=int, default=1, help="steps of a turn (default 1)")
+    parser.add_argument("--compile", action="store_true", help="compile the engine's layers")
+    parser.add_argument(
+        "--published-precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the published step, as it was: float32; bfloat16: by autocast",
+    )
     parser.add_argument(
         "--positions",
         choices=("all", "masked", "sampled"),

@@ -26,8 +26,8 @@ ROOMS = [
     "report",
     "registry",
 ]
-# What a machine that only trains has installed.
-TRAINING_MAY_USE = {"torch", "transformers", "pyarrow", "numpy", "safetensors", "tqdm"}
+# What a machine that only trains has installed; triton comes with PyTorch for GPUs.
+TRAINING_MAY_USE = {"torch", "triton", "transformers", "pyarrow", "numpy", "safetensors", "tqdm"}
 HEAVY = {"torch", "transformers", "datasets", "mlflow", "great_expectations", "sklearn", "pandas"}
 
 

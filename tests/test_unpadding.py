@@ -146,7 +146,7 @@ def test_mobilebert_embeds_no_neighbour_of_another_sequence(
 
 def test_tokens_stand_in_order_of_sequence_length() -> None:
     layout = lay_out(batch()["attention_mask"])
-    assert layout.groups == ((1, 2), (2, 5), (1, 7), (1, 9))
+    assert layout.groups == [(1, 2), (2, 5), (1, 7), (1, 9)]
     assert layout.bounds.tolist() == [0, 2, 7, 12, 19, 28]
     assert (layout.places_N // 9).tolist() == [3] * 2 + [0] * 5 + [2] * 5 + [4] * 7 + [1] * 9
     assert layout.positions_N[:12].tolist() == [0, 1, *range(5), *range(5)]

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.objectives import vocabulary
+from stages.objectives import vocabulary_logits, vocabulary_sums
 from stages.objectives.soft_targets import label_ce, mixed_label_ce, soft_target_kl
-from stages.objectives.vocabulary import Buffers, Head, vocabulary_losses
+from stages.objectives.vocabulary import vocabulary_losses
+from stages.objectives.vocabulary_logits import Buffers, Head
 
 N, V, D = 23, 37, 8
 
@@ -14,8 +15,8 @@ N, V, D = 23, 37, 8
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seven rows a chunk, two a block: 23 rows are three full chunks and a short one."""
-    monkeypatch.setattr(vocabulary, "CHUNK_ROWS", 7)
-    monkeypatch.setattr(vocabulary, "BLOCK_ROWS", 2)
+    monkeypatch.setitem(vocabulary_logits.CHUNK_ROWS, "cpu", 7)
+    monkeypatch.setattr(vocabulary_sums, "BLOCK_ROWS", 2)
 
 
 def heads(dtype: torch.dtype = torch.float64) -> tuple[Head, Head, Tensor]:

@@ -24,6 +24,7 @@ from stages.teacher.models import open_teacher, save_model
 from stages.tracking.live import Training, live_curve
 from stages.training.batches import MaskedBatches
 from stages.training.checkpoints import CurveRow
+from stages.training.compiling import compile_layers
 from stages.training.curves import write_curve
 from stages.training.heldout import measure_heldout
 from stages.training.loop import train
@@ -58,6 +59,8 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
     before = models.get(getattr(recipe, "after", ""))
     student = build(taught_by[0], recipe, dropout=dropout, seed=params.seed, before=before)
     student = student.to(processes.device)
+    if params.launch.compile:
+        compile_layers(student, *models.values())
     teacher = FrozenTeacher(*taught_by, narrow=settings.teacher_precision == "bfloat16")
     plan = stretches(recipe, settings, sequences.num_sequences, student.config.num_hidden_layers)
     losses = phase_losses(plan, student, teacher, taught_by[0].config, settings, seed=params.seed)

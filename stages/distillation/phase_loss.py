@@ -18,6 +18,7 @@ from stages.errors import SettingsError
 from stages.params import Cosine, MaskedTokens, MixedLabels, ObjectiveSettings, SoftTargets, Weights
 from stages.students.heads import MaskedLM, embeddings_join_head
 from stages.students.taps import Seen, Taps, look
+from stages.students.unpadding import layout_of
 from stages.training.batches import Batch
 from stages.training.teacher_states import TAUGHT, TeacherStates
 from stages.training.triple_loss import FrozenTeacher, TripleLoss
@@ -81,7 +82,11 @@ class PhaseLoss(nn.Module):
         # Layers above those that an objective reads are not run.
         with embeddings_join_head(self.student) if self.triple else nullcontext():
             student = look(
-                self.student, *inputs, self.student_taps, to_the_end=self.triple is not None
+                self.student,
+                *inputs,
+                self.student_taps,
+                to_the_end=self.triple is not None,
+                layout=layout_of(batch),
             )
         teacher = None
         if TAUGHT in batch:

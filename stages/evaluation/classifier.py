@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from stages.evaluation.examples import Examples
 from stages.students.heads import encode, quiet_transformers, set_dropout
-from stages.students.unpadding import MODEL_TYPES
+from stages.students.unpadding import MODEL_TYPES, layout_of, with_layout
 from stages.training.batches import Batch
 
 EVALUATION_BATCH = 64
@@ -60,8 +60,8 @@ class TaskLoss(nn.Module):
         return [len(batch["labels"])]
 
     def prepare(self, batch: Batch) -> Batch:
-        """Return a micro-batch as it is."""
-        return batch
+        """Return a micro-batch with its layout."""
+        return with_layout(batch)
 
     def forward(self, batch: Batch, counts: list[float]) -> tuple[Tensor, Tensor]:
         """Return the loss of a micro-batch as its share of the batch's mean, and its sum."""
@@ -85,6 +85,7 @@ def logits_of(model: PreTrainedModel, batch: Batch) -> Tensor:
         batch["input_ids"],
         batch["attention_mask"],
         token_types_BS=batch["token_type_ids"],
+        layout=layout_of(batch),
     )
     if kind == "roberta":
         logits_BC = model.classifier(hidden_BSD)

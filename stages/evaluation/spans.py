@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForQuestionAnswering, PreTrainedMo
 
 from stages.evaluation.windows import Windows
 from stages.students.heads import encode, set_dropout
-from stages.students.unpadding import MODEL_TYPES
+from stages.students.unpadding import MODEL_TYPES, layout_of, with_layout
 from stages.training.batches import Batch
 
 MAX_ANSWER_TOKENS = 30
@@ -48,8 +48,8 @@ class SpanLoss(nn.Module):
         return [len(batch["labels"])]
 
     def prepare(self, batch: Batch) -> Batch:
-        """Return a micro-batch as it is."""
-        return batch
+        """Return a micro-batch with its layout."""
+        return with_layout(batch)
 
     def forward(self, batch: Batch, counts: list[float]) -> tuple[Tensor, Tensor]:
         """Return the loss of a micro-batch as its share of the batch's mean, and its sum."""
@@ -66,6 +66,7 @@ def span_logits(model: PreTrainedModel, batch: Batch) -> Tensor:
             batch["input_ids"],
             batch["attention_mask"],
             token_types_BS=batch["token_type_ids"],
+            layout=layout_of(batch),
         )
         if model.config.model_type == "distilbert":
             hidden_BSD = model.dropout(hidden_BSD)

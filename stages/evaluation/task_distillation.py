@@ -17,6 +17,7 @@ from stages.evaluation.classifier import logits_of
 from stages.objectives.soft_targets import soft_target_kl, span_ce, span_kl
 from stages.params import TaskPhase
 from stages.students.taps import Seen, Taps, watch
+from stages.students.unpadding import with_layout
 from stages.training.batches import Batch
 
 
@@ -63,8 +64,8 @@ class TaskDistillation(nn.Module):
         return [*counts, *(term.count(batch) for term in self.layer_terms)]
 
     def prepare(self, batch: Batch) -> Batch:
-        """Return a micro-batch as it is."""
-        return batch
+        """Return a micro-batch with its layout."""
+        return with_layout(batch)
 
     def forward(self, batch: Batch, counts: list[float]) -> tuple[Tensor, Tensor]:
         """Return the weighted loss of a micro-batch, and each term's sum."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from stages.objectives.vocabulary import CHUNK_ROWS
+from stages.objectives.vocabulary_logits import CHUNK_ROWS
 from stages.students.heads import num_parameters
 
 FLOAT32, BFLOAT16 = 4, 2
@@ -70,7 +70,7 @@ def memory_of(
         optimizer=2 * size * FLOAT32,
         # Most of what autocast keeps is half as wide.
         activations=kept // 2 if narrow else kept,
-        vocabulary=(num_buffers * CHUNK_ROWS + width) * vocabulary * FLOAT32,
+        vocabulary=(num_buffers * CHUNK_ROWS["cpu"] + width) * vocabulary * FLOAT32,
     )
 
 

@@ -22,9 +22,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from stages.errors import TeacherError
-from stages.objectives.vocabulary import Head
+from stages.objectives.vocabulary_logits import Head
 from stages.students.ib_bert import IBBertForMaskedLM
-from stages.students.unpadding import can_unpad, encode_unpadded, lay_out, use_own_attention
+from stages.students.unpadding import Layout, can_unpad, encode_unpadded, lay_out, use_own_attention
 
 MaskedLM: TypeAlias = PreTrainedModel
 """A stock masked language model that `head_of` knows."""
@@ -36,6 +36,7 @@ def encode(
     attention_mask_BS: Tensor,
     *,
     token_types_BS: Tensor | None = None,
+    layout: Layout | None = None,
 ) -> Tensor:
     """Return the last hidden states, B x S x D, without forming any logits.
 
@@ -47,6 +48,7 @@ def encode(
         input_ids_BS: Token ids.
         attention_mask_BS: 1 on real tokens.
         token_types_BS: 0 or 1; left out where the model has no such.
+        layout: Of this batch, where it was found before.
     """
     base = model.base_model
     if getattr(base.config, "type_vocab_size", 0) < 2:
@@ -54,7 +56,7 @@ def encode(
     mask_BS: Tensor | None = attention_mask_BS
     if can_unpad(base):
         use_own_attention(base)
-        layout = lay_out(attention_mask_BS)
+        layout = layout or lay_out(attention_mask_BS)
         if not layout.is_whole:
             return encode_unpadded(base, input_ids_BS, layout, token_types_BS)
         mask_BS = None

@@ -19,7 +19,7 @@ from transformers.masking_utils import sdpa_mask
 from stages.errors import TeacherError
 from stages.objectives.attention import Heads
 from stages.students.heads import encode
-from stages.students.unpadding import attend_within_sequences
+from stages.students.unpadding import Layout, attend_within_sequences
 
 TAPPED = "tapped"
 """The name under which transformers knows the attention function of this module."""
@@ -109,6 +109,7 @@ def look(
     taps: Taps,
     *,
     to_the_end: bool = True,
+    layout: Layout | None = None,
 ) -> Seen:
     """Run a model's encoder and return its last hidden states with what the taps ask for.
 
@@ -120,7 +121,7 @@ def look(
         TeacherError: as `watch`.
     """
     if taps == Taps():
-        return Seen(encode(model, input_ids_BS, attention_mask_BS), {}, {})
+        return Seen(encode(model, input_ids_BS, attention_mask_BS, layout=layout), {}, {})
     inputs = {"input_ids": input_ids_BS, "attention_mask": attention_mask_BS}
     if not to_the_end and not taps.hidden:
         with _recording(model, taps.attention, stops=True) as recorder, suppress(_Enough):

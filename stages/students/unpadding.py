@@ -10,6 +10,7 @@ MobileBERT's embeddings as they are (they take in a token's neighbours). tests/t
 shows both failing.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from transformers.masking_utils import sdpa_mask
 
 from stages.students.cpu_attention import attend_whole
 
+_FOUND = ("places_N", "positions_N", "sequences_N", "bounds")
+"""The parts of a layout that a batch carries, by their names."""
 ATTENTION = "within_sequences"
 """The attention function's name in transformers."""
 MODEL_TYPES = {"bert", "distilbert", "mobilebert", "ib_bert", "roberta"}
@@ -43,13 +46,17 @@ class Layout:
     """Which sequence of the row it is of."""
     bounds: Tensor
     """Where each sequence begins, and N (int32)."""
-    groups: tuple[tuple[int, int], ...]
-    """How many sequences of which length follow each other."""
 
     @property
     def is_whole(self) -> bool:
         """Whether every row of the batch is one sequence without padding."""
-        return self.groups == (self.shape,)
+        return len(self.places_N) == math.prod(self.shape)
+
+    @property
+    def groups(self) -> list[tuple[int, int]]:
+        """How many sequences of which length follow each other; a GPU makes the host wait."""
+        sizes, counts = self.bounds.diff().unique_consecutive(return_counts=True)
+        return list(zip(counts.tolist(), sizes.tolist(), strict=True))
 
 
 def lay_out(attention_mask_BS: Tensor) -> Layout:
@@ -63,15 +70,27 @@ def lay_out(attention_mask_BS: Tensor) -> Layout:
     bounds = F.pad(lengths.cumsum(0), (1, 0))
     sequences_N = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
     positions_N = torch.arange(len(places_N), device=places_N.device) - bounds[sequences_N]
-    sizes, counts = lengths.unique_consecutive(return_counts=True)
     return Layout(
         shape=(batch, length),
         places_N=places_N[starts[sequences_N] + positions_N],
         positions_N=positions_N,
         sequences_N=sequences_N,
         bounds=bounds.to(torch.int32),
-        groups=tuple(zip(counts.tolist(), sizes.tolist(), strict=True)),
     )
+
+
+def with_layout(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add the layout of a batch that is still on the host: on a GPU, finding it makes it wait."""
+    layout = lay_out(batch["attention_mask"])
+    return batch | {name: getattr(layout, name) for name in _FOUND}
+
+
+def layout_of(batch: dict[str, Tensor]) -> Layout | None:
+    """Return the layout that `with_layout` added; None where it did not."""
+    if _FOUND[0] not in batch:
+        return None
+    batch_size, length = batch["attention_mask"].shape
+    return Layout((batch_size, length), *(batch[name] for name in _FOUND))
 
 
 def can_unpad(base: PreTrainedModel) -> bool:
@@ -157,12 +176,13 @@ def _attend_by_length(
     states: list[Tensor], layout: Layout, dropout: float, scaling: float | None
 ) -> Tensor:
     """Sequences of one length together: nothing is copied or padded, in a call per length."""
-    sizes = [count * length for count, length in layout.groups]
+    groups = layout.groups
+    sizes = [count * length for count, length in groups]
     parts = zip(*(x.split(sizes) for x in states), strict=True)
     return torch.cat(
         [
             _attend(group, list(part), None, dropout, scaling)
-            for group, part in zip(layout.groups, parts, strict=True)
+            for group, part in zip(groups, parts, strict=True)
         ]
     )
 
@@ -172,7 +192,7 @@ def _attend_padded(
 ) -> Tensor:
     """All sequences in one call, padded here only: for GPUs, where a call costs more than that."""
     lengths = layout.bounds.diff()
-    shape = len(lengths), layout.groups[-1][1]
+    shape = len(lengths), layout.shape[1]
     columns = torch.arange(shape[1], device=lengths.device)
     slots_N = layout.sequences_N * shape[1] + layout.positions_N
     padded = [
@@ -210,10 +230,9 @@ def _attend_by_kernel(states: list[Tensor], layout: Layout, scaling: float | Non
     from torch.nn.attention.varlen import varlen_attn
 
     query, key, value = states
-    longest = layout.groups[-1][1]
-    out = varlen_attn(
-        query, key, value, layout.bounds, layout.bounds, longest, longest, scale=scaling
-    )
+    # How long a sequence may be, not is: that would have to be read from the GPU.
+    most = layout.shape[1]
+    out = varlen_attn(query, key, value, layout.bounds, layout.bounds, most, most, scale=scaling)
     assert isinstance(out, Tensor)
     return out
 

@@ -18,6 +18,7 @@ from stages.students.heads import num_parameters
 from stages.teacher.models import open_teacher, pooler_in, save_model
 from stages.training.batches import MaskedBatches
 from stages.training.checkpoints import CurveRow
+from stages.training.compiling import compile_layers
 from stages.training.curves import write_curve
 from stages.training.heldout import measure_heldout
 from stages.training.loop import train
@@ -97,6 +98,8 @@ def adapt_one(
             sequences.digest,
             sha256_of(source / "model.safetensors"),
         )
+        if params.launch.compile:
+            compile_layers(model)
         loss = TripleLoss(model, None, Weights(ce=0, mlm=1, cos=0))
         work = work_per_token(
             model.config,

@@ -6,7 +6,8 @@ import torch
 
 from stages.objectives.hidden_states import cosine
 from stages.objectives.term import masked_positions
-from stages.objectives.vocabulary import Buffers, vocabulary_losses
+from stages.objectives.vocabulary import vocabulary_losses
+from stages.objectives.vocabulary_logits import Buffers
 from stages.students.heads import MaskedLM, encode, head_of
 from stages.training.batches import Batch, with_rows
 from stages.training.triple_loss import FrozenTeacher

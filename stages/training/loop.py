@@ -217,19 +217,16 @@ class _Run:
         torch.manual_seed(_dropout_seed(self.seed, step, self.processes.rank))
         cast(nn.Module, self.objective).train()
         terms = torch.zeros_like(self.sums)
+        divisors = self._sent({"counts": torch.tensor([max(count, 1) for count in counts])})[
+            "counts"
+        ]
         for index, piece in enumerate(pieces):
             with self._gradients_stay_local(index < len(pieces) - 1), self._precision():
-                on_device = {
-                    name: tensor.to(self.processes.device, non_blocking=True)
-                    for name, tensor in self.objective.prepare(piece).items()
-                }
-                loss, sums = self.wrapped(on_device, counts)
+                loss, sums = self.wrapped(self._sent(self.objective.prepare(piece)), counts)
                 # DDP takes the mean over processes, and shares of one loss must be summed.
                 (loss * self.processes.world_size).backward()
             terms[0] += loss.detach()
-            terms[1:] += sums / torch.tensor(
-                [max(count, 1) for count in counts], device=sums.device
-            )
+            terms[1:] += sums / divisors
         self.processes.sum(terms)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.schedule.max_grad_norm)
         bad = ~torch.cat([terms[1:].isfinite(), norm.isfinite()[None]])
@@ -243,6 +240,14 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         self.sums += terms
         self.num_summed += 1
+
+    def _sent(self, batch: Batch) -> Batch:
+        """Return a batch on the device, which the host does not wait for."""
+        device = self.processes.device
+        if device.type == "cpu":
+            return batch
+        # From memory that may be paged out, a copy would have to be waited for.
+        return {name: x.pin_memory().to(device, non_blocking=True) for name, x in batch.items()}
 
     def take_up(self, progress: Progress) -> None:
         """Go on with the sums of a checkpoint, so that its curve goes on as if nothing happened."""

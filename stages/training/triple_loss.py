@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from stages.errors import TrainingError
 from stages.objectives.hidden_states import cosine
 from stages.objectives.term import masked_positions
-from stages.objectives.vocabulary import Buffers, Head, vocabulary_losses
+from stages.objectives.vocabulary import vocabulary_losses
+from stages.objectives.vocabulary_logits import Buffers, Head
 from stages.students.heads import MaskedLM, embeddings_join_head, encode, head_of
 from stages.students.taps import Seen, Taps, look
+from stages.students.unpadding import layout_of, with_layout
 from stages.training.batches import Batch, with_rows
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ class FrozenTeacher:
         """Return the last hidden states, B x S x D."""
         self._refuse_training_mode()
         with self._precision():
-            return encode(self._model, batch["input_ids"], batch["attention_mask"])
+            return _encoded(self._model, batch)
 
     def shares_weights_with(self, model: nn.Module) -> bool:
         """Say whether training a model would change this teacher."""
@@ -70,7 +72,7 @@ class FrozenTeacher:
         self._refuse_training_mode()
         inputs = batch["input_ids"], batch["attention_mask"]
         with self._precision():
-            return look(self._model, *inputs, taps, to_the_end=to_the_end)
+            return look(self._model, *inputs, taps, to_the_end=to_the_end, layout=layout_of(batch))
 
     @torch.no_grad()
     def head(self, hidden_ND: Tensor) -> Head:
@@ -81,12 +83,9 @@ class FrozenTeacher:
     @torch.no_grad()
     def other_heads(self, batch: Batch) -> list[Head]:
         """Return the heads of the others at the rows whose logits are needed."""
-        inputs = batch["input_ids"], batch["attention_mask"]
         with self._precision():
             return [
-                self._head(
-                    other, encode(other, *inputs).flatten(0, 1).index_select(0, batch["rows"])
-                )
+                self._head(other, _encoded(other, batch).flatten(0, 1)[batch["rows"]])
                 for other in self._others
             ]
 
@@ -99,6 +98,10 @@ class FrozenTeacher:
         if not self.narrow:
             return nullcontext()
         return torch.autocast(self._model.device.type, dtype=torch.bfloat16)
+
+
+def _encoded(model: MaskedLM, batch: Batch) -> Tensor:
+    return encode(model, batch["input_ids"], batch["attention_mask"], layout=layout_of(batch))
 
 
 class TripleLoss(nn.Module):
@@ -135,7 +138,11 @@ class TripleLoss(nn.Module):
         return [of[name] for name in self.terms]
 
     def prepare(self, batch: Batch) -> Batch:
-        """Return a micro-batch with the rows whose logits are needed, found while on the host."""
+        """Return a micro-batch with its layout and the rows whose logits are needed.
+
+        Found while it is on the host.
+        """
+        batch = with_layout(batch)
         # Where no soft targets are asked for, only masked positions need logits: 15 % of them.
         positions = self.positions if "ce" in self.weights else "masked"
         if positions == "all":
@@ -147,7 +154,7 @@ class TripleLoss(nn.Module):
     def forward(self, batch: Batch, counts: list[float]) -> tuple[Tensor, Tensor]:
         """Return the weighted loss of a micro-batch, and each term's sum."""
         with embeddings_join_head(self.student):
-            hidden_BSD = encode(self.student, batch["input_ids"], batch["attention_mask"])
+            hidden_BSD = _encoded(self.student, batch)
         taught_BSD = self.teacher.hidden(batch) if self.teacher is not None else None
         return self.of_states(hidden_BSD, taught_BSD, batch, counts)
 
