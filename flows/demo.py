@@ -24,7 +24,7 @@ from stages.command import log, parser_for, run
 from stages.errors import DistilleryError
 from stages.tracking.store import DATABASE
 
-FIRST_RUN = {"offline": "about a quarter of an hour on two cores"}
+FIRST_RUN = {"offline": "10 to 13 minutes on two cores"}
 """How long a profile takes from nothing, where it was measured."""
 Aliases = dict[str, dict[str, Any]]
 """The version behind each alias (champion, challenger, previous), as the registry tells it."""

@@ -174,6 +174,10 @@ class Day:
             self.fill(f"{label} (Optional)", text)
         self.see("Submit", "button")
         self.picture(f"the form of {deployment}")
+        self.submit()
+
+    def submit(self) -> None:
+        """Send a form, and go to the page of the run that it makes."""
         self.click("Submit", "button")
         while not self.find("View run"):
             if self.page.evaluate(REFUSED):
