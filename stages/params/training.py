@@ -64,8 +64,8 @@ class Launch(Settings):
     micro_batch_sequences: Positive
     """Sequences in one forward pass of one process; the rest of the batch is accumulated."""
     compile: bool = False
-    """Whether encoder layers are compiled while a teacher adapts and students train: minutes of a
-    long run on a GPU, nothing but a wait in a short one."""
+    """Whether encoder layers are compiled while a teacher adapts and students train. It pays on a
+    GPU that the host keeps busy, with large micro-batches, and costs seconds at the start."""
     checkpoint_every_seconds: float = Field(default=60.0, ge=0)
     """How much work a kill may cost; 0 checkpoints after every step."""
     num_checkpoints: Positive = 2

@@ -133,7 +133,7 @@ if __name__ == "__main__":
         default=CPU,
         help="one device of each process (default: this CPU)",
     )
-    parser.add_argument("--mfu", type=float, default=0.4, help="share of its peak (default: 0.4)")
+    parser.add_argument("--mfu", type=float, default=0.25, help="share of its peak (default: 0.25)")
     parser.add_argument("--tokens-per-second", type=float, metavar="N", help="measured, of all")
     parser.add_argument("--price-per-hour", type=float, metavar="X", help="of one device")
     parser.add_argument("--processes", type=int, metavar="N", help="default: launch.num_processes")

@@ -61,8 +61,11 @@ def memory_of(
     size = num_parameters(student)
     kept = _kept_for_backward(student, micro_batch, sequence_length)
     vocabulary, width = student.config.vocab_size, student.config.hidden_size
-    # Several teachers take turns in one buffer more.
-    num_buffers = 2 + min(len(teachers), 2) + bool(teachers)
+    # In bfloat16, as on GPUs, a kernel needs nothing beside the logits; else there are
+    # probabilities and targets as well, and several teachers take turns in one buffer more.
+    num_buffers = 1 + bool(teachers) if narrow else 2 + min(len(teachers), 2) + bool(teachers)
+    rows = CHUNK_ROWS["cuda" if narrow else "cpu"]
+    logits = num_buffers * rows * (BFLOAT16 if narrow else FLOAT32)
     return Memory(
         weights=size * per_weight,
         teacher=sum(num_parameters(teacher) for teacher in teachers) * per_weight,
@@ -70,7 +73,7 @@ def memory_of(
         optimizer=2 * size * FLOAT32,
         # Most of what autocast keeps is half as wide.
         activations=kept // 2 if narrow else kept,
-        vocabulary=(num_buffers * CHUNK_ROWS["cpu"] + width) * vocabulary * FLOAT32,
+        vocabulary=(logits + width * FLOAT32) * vocabulary,
     )
 
 
