@@ -29,7 +29,7 @@ def test_the_form_offers_the_profiles_and_stages_of_the_project(
     # What the form sends when nothing is filled in must be allowed.
     for name in ("profile", "targets"):
         jsonschema.validate(fields[name]["default"], fields[name])
-    assert "Stages, or groups" in fields["targets"]["description"]
+    assert "stages, or groups" in fields["targets"]["description"]
 
 
 def test_a_variant_is_settings_and_a_folder_beside_the_project(tmp_path: Path) -> None:

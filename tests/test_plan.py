@@ -162,7 +162,7 @@ def test_command_says_it_for_people_and_for_programs(
         return capsys.readouterr().out
 
     text = answer("--price-per-hour", "3")
-    assert "40% (assumed) of 989 TFLOP/s, the peak of H200 in bfloat16" in text
+    assert "25% (assumed) of 989 TFLOP/s, the peak of H200 in bfloat16" in text
     assert "disk     36,8" in text
     assert "31 or 32 sequences a process and step, 2 passes, 2.3% of the time" in text
     assert re.search(r"5\.6\d device-hours, 1[67]\.\d\d at 3 a device-hour", text)
