@@ -165,6 +165,6 @@ def test_command_says_it_for_people_and_for_programs(
     assert "25% (assumed) of 989 TFLOP/s, the peak of H200 in bfloat16" in text
     assert "disk     36,8" in text
     assert "31 or 32 sequences a process and step, 2 passes, 2.3% of the time" in text
-    assert re.search(r"5\.6\d device-hours, 1[67]\.\d\d at 3 a device-hour", text)
+    assert re.search(r"8\.9\d device-hours, 26\.\d\d at 3 a device-hour", text)
     (distilbert, _) = json.loads(answer("--json"))["models"]
-    assert 64 * distilbert["hours"] == pytest.approx(5.6, abs=0.06)
+    assert 64 * distilbert["hours"] == pytest.approx(8.95, abs=0.06)
