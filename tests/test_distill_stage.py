@@ -182,7 +182,13 @@ RECIPE = {
                 {"kind": "mlm"},
                 {"kind": "cosine"},
                 {"kind": "attention_maps"},
+                {"kind": "patience", "weight": 10},
             ],
+        },
+        {
+            "name": "transfer",
+            "progressive": True,
+            "objectives": [{"kind": "feature_maps"}],
         },
     ],
     "scale_steps": 0.2,
@@ -203,12 +209,12 @@ def test_three_processes_share_batches_of_eight_and_train_the_same_student_as_on
     (header, alone), (_, together) = trained(1), trained(3)
     assert header == [
         "step", "loss", "attention_scores", "hidden_states", "relations",
-        "ce", "mlm", "cos", "attention_maps", "learning_rate",
+        "ce", "mlm", "cos", "attention_maps", "patience", "feature_maps", "learning_rate",
     ]  # fmt: skip
-    assert len(alone) == 3 * 8
+    assert len(alone) == 3 * 8 + 3 * 2
     np.testing.assert_allclose(together, alone, rtol=2e-3)
     report = read_json(project / "reports" / "distilbert.json")
-    assert [phase["num_steps"] for phase in report["phases"]] == [8, 8, 8]
+    assert [phase["num_steps"] for phase in report["phases"]] == [8, 8, 8, 2, 2, 2]
     assert report["num_layers"] == 3
     assert report["weights"].keys() == set(header[2:-1])
 

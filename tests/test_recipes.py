@@ -35,6 +35,7 @@ SETTINGS = Distill.model_validate(
     }
 )
 NARROW = {"kind": "bert", "num_layers": 3, "width": 8, "inner": 12, "num_heads": 2}
+AS_WIDE = {"kind": "bert", "num_layers": 3}
 MOBILE = {
     "kind": "mobilebert", "num_layers": 3, "width": 16, "bottleneck": 8, "inner": 8,
     "embedding": 8, "num_heads": 2,
@@ -49,11 +50,12 @@ OBJECTIVES = {
     "attention_maps upstream": {"kind": "attention_maps", "reduction": "upstream"},
     "relations": {"kind": "relations", "num_heads": 4},
     "relations per token": {"kind": "relations", "num_heads": 4, "reduction": "per_token"},
+    "patience": {"kind": "patience", "weight": 10},
     "mlm": {"kind": "mlm"},
     "soft_targets": {"kind": "soft_targets"},
     "mixed_labels": {"kind": "mixed_labels"},
 }
-PKD = {"kind": "patience", "weight": 10}
+PKD = OBJECTIVES["patience"]
 
 
 def recipe(
@@ -71,7 +73,11 @@ def losses_of(given: Recipe, teacher=None) -> list[PhaseLoss]:
     return phase_losses(plan, student, FrozenTeacher(teacher), teacher.config, SETTINGS, seed=5)
 
 
-def loss_of(*objectives: dict[str, object], architecture: dict[str, object] = NARROW) -> PhaseLoss:
+def loss_of(
+    *objectives: dict[str, object], architecture: dict[str, object] | None = None
+) -> PhaseLoss:
+    # Patience compares states as they are: its student is as wide as the teacher.
+    architecture = architecture or (NARROW if PKD not in objectives else AS_WIDE)
     (loss,) = losses_of(recipe(*objectives, architecture=architecture))
     return loss
 
@@ -124,7 +130,8 @@ def test_an_objective_changes_the_gradient(name: str) -> None:
     if name == "mixed_labels":
         alone, both = loss_of({"kind": "mlm", "weight": 0.5}), loss_of(OBJECTIVES[name])
     else:
-        alone, both = loss_of({"kind": "mlm"}), loss_of({"kind": "mlm"}, OBJECTIVES[name])
+        both = loss_of({"kind": "mlm"}, OBJECTIVES[name])
+        alone = loss_of({"kind": "mlm"}, architecture=AS_WIDE if name == "patience" else NARROW)
     batch = padded_batch()
     key = "student.bert.encoder.layer.0.attention.self.query.weight"
     before, after = value(alone, batch)[1][key], value(both, batch)[1][key]
@@ -260,12 +267,38 @@ TWO_PHASES = {
 }
 
 
-@pytest.mark.parametrize("stop_at", [2, 6])
+def progressive() -> dict[str, object]:
+    """MobileBERT's three layers, each taught for two steps after the other."""
+    phase = {
+        "name": "transfer",
+        "progressive": True,
+        "objectives": [{"kind": "feature_maps"}, {"kind": "attention_maps"}],
+        "schedule": SETTINGS.schedule.model_copy(update={"num_steps": 6}),
+    }
+    start = {"kind": "embeddings"}
+    return {"architecture": MOBILE, "phases": [phase], "initialise": start}
+
+
+@pytest.mark.parametrize(
+    ("objectives", "more", "stop_at"),
+    [
+        ((), TWO_PHASES, 2),
+        ((), TWO_PHASES, 6),
+        ((PKD, OBJECTIVES["soft_targets"]), {"architecture": AS_WIDE}, 2),
+        ((), progressive(), 3),
+    ],
+    ids=["first phase", "second phase", "patience", "second layer of progressive transfer"],
+)
 def test_stopped_in_any_phase_it_ends_with_the_identical_student(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    objectives: tuple[dict[str, object], ...],
+    more: dict[str, object],
+    stop_at: int,
 ) -> None:
-    given = recipe(**TWO_PHASES)
-    undisturbed = run(given, tmp_path / "whole")
+    given = recipe(*objectives, **more)
+    teacher = ib_bert(num_hidden_layers=3) if more.get("architecture") == MOBILE else tiny_teacher()
+    undisturbed = run(given, tmp_path / "whole", teacher)
     real, done = loop._Run.step, []
 
     def step(self, *args):
@@ -277,8 +310,8 @@ def test_stopped_in_any_phase_it_ends_with_the_identical_student(
     with monkeypatch.context() as patch:
         patch.setattr(loop._Run, "step", step)
         with pytest.raises(Interrupted):
-            run(given, tmp_path / "broken")
-    resumed = run(given, tmp_path / "broken")
+            run(given, tmp_path / "broken", teacher)
+    resumed = run(given, tmp_path / "broken", teacher)
     assert undisturbed.keys() == resumed.keys()
     for name, weights in undisturbed.items():
         assert torch.equal(weights, resumed[name]), name
