@@ -6,7 +6,7 @@ All start from the same student and see the same corpus; each plans its steps, a
 learning rate, from its own speed. What counts is the held-out divergence from the teacher (nats a
 token, T = 1). The engine may use whatever it offers: precision, positions, batch, learning rate,
 dropout, weights, temperature; of positions and precisions, every pair of those given has a turn of
-the same length.
+the same length. With --out every student is kept, so that task scores can be asked as well.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from benchmarks.published_step import PublishedStep
 from stages.corpus.reading import open_split
 from stages.params import Launch, Masking, Schedule, Weights
 from stages.students.distilbert import build_student
-from stages.teacher.models import open_teacher
+from stages.teacher.models import open_teacher, save_model
 from stages.training.batches import MaskedBatches
 from stages.training.heldout import measure_heldout
 from stages.training.loop import train
@@ -134,6 +134,8 @@ def main(arguments: argparse.Namespace) -> None:
             f"held-out KL {race.divergence(student):.4f}",
             flush=True,
         )
+        if arguments.out:
+            save_model(student, arguments.teacher, arguments.out / name.replace(", ", "-"))
 
 
 def parsed(argv: list[str] | None = None) -> argparse.Namespace:
@@ -169,6 +171,7 @@ def parsed(argv: list[str] | None = None) -> argparse.Namespace:
         "--precision", nargs="+", choices=("float32", "bfloat16"), default=["bfloat16"]
     )
     parser.add_argument("--teacher-precision", choices=("schedule", "bfloat16"), default="schedule")
+    parser.add_argument("--out", type=Path, metavar="PATH", help="keep the students in this folder")
     parser.add_argument("--heldout", type=int, default=128, help="held-out sequences")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args(argv)
