@@ -387,6 +387,32 @@ def test_promote_again_and_rollback_move_the_aliases_and_write_history(two_versi
 
 
 @pytest.mark.slow
+def test_champion_that_was_set_on_mlflows_page_is_said_entered_and_can_be_taken_back(
+    two_versions, caplog
+):
+    store = two_versions
+    promotion.promote(store, MODEL, 1)
+    store.client.set_registered_model_alias(MODEL, CHAMPION, "2")
+    caplog.set_level("INFO")
+    promotion.main(promotion.command_line().parse_args(["status"]))
+    assert "changed outside of these commands, from version 1 to 2" in caplog.text
+
+    back = promotion.rollback(store, MODEL, reason="nobody asked the gate")
+    assert (back.version, back.replaced) == (1, 2)
+    changes = history.read(store, MODEL)
+    assert [(c.action, c.before.champion, c.after.champion, c.state) for c in changes] == [
+        ("promote", None, 1, "done"),
+        ("outside", 1, 2, "done"),
+        ("rollback", 2, 1, "done"),
+    ]
+    assert changes[1].who == "unknown"
+
+    # A champion taken away outside is as easily put back.
+    store.client.delete_registered_model_alias(MODEL, CHAMPION)
+    assert promotion.rollback(store, MODEL).version == 1
+
+
+@pytest.mark.slow
 def test_dry_run_checks_everything_and_changes_nothing(two_versions):
     outcome = promotion.promote(two_versions, MODEL, 1, dry_run=True)
     assert "would become the champion" in outcome.message

@@ -10,6 +10,9 @@ the same database as the aliases, written in an order that survives a kill at an
 So a change that happened always has its entry, and an entry still `intended` is settled by looking:
 if `champion` stands where the entry wanted it the change happened, else it is undone and the entry
 says `abandoned`.
+
+Whoever may write to the store can move an alias past all this, with two clicks on MLflow's page.
+The next change finds it, and gives it an entry of its own, `outside`.
 """
 
 import json
@@ -28,7 +31,7 @@ MAX_REASON_CHARACTERS = 1000
 # On a server, where there is no lock, an entry this young may belong to a living process.
 SETTLE_AFTER = timedelta(minutes=2)
 
-Action = Literal["promote", "rollback"]
+Action = Literal["promote", "rollback", "outside"]
 State = Literal["intended", "done", "abandoned"]
 
 
@@ -92,8 +95,17 @@ def apply(store: Store, model: str, change: Change) -> Change:
     return done
 
 
+def recorded(changes: list[Change]) -> Aliases:
+    """Return where the aliases stand by the history."""
+    done = [change.after for change in changes if change.state == "done"]
+    return done[-1] if done else Aliases(None, None)
+
+
 def settle(store: Store, model: str) -> None:
-    """Finish or undo what a killed process left half done. Call it with the store locked.
+    """Bring aliases and history together again. Call it with the store locked.
+
+    What a killed process left half done is finished or undone; a champion that was set outside of
+    this history is entered into it, and the one before it becomes the previous one.
 
     Raises:
         DistilleryError: on a server, another process may still be at it.
@@ -110,6 +122,13 @@ def settle(store: Store, model: str) -> None:
         happened = aliases_now(store, model).champion == change.after.champion
         _move_previous(store, model, (change.after if happened else change.before).previous)
         _write(store, model, replace(change, state="done" if happened else "abandoned"))
+    past = read(store, model)
+    before, now = recorded(past), aliases_now(store, model)
+    if now.champion != before.champion:
+        after = Aliases(now.champion, before.champion)
+        found = new_change("outside", before, after, "found so: not made by these commands", {})
+        _write(store, model, _after(replace(found, state="done", who="unknown"), past))
+        _move_previous(store, model, after.previous)
 
 
 def read(store: Store, model: str) -> list[Change]:

@@ -168,7 +168,8 @@ def main(arguments: argparse.Namespace) -> None:
     elif arguments.command == "status":
         versions = status(store, model)
         answer = {name: asdict(version) for name, version in versions.items()}
-        lines = list(_status_lines(model, versions))
+        past = history.read(store, model) if is_registered(store, model) else []
+        lines = list(_status_lines(model, versions, history.recorded(past).champion))
     else:
         changes = history.read(store, model) if is_registered(store, model) else []
         answer = [asdict(change) for change in changes]
@@ -239,9 +240,16 @@ def _conclude(store: Store, version: Version, change: Change, dry_run: bool) -> 
     )
 
 
-def _status_lines(model: str, versions: dict[str, Version]) -> Iterator[str]:
+def _status_lines(model: str, versions: dict[str, Version], recorded: int | None) -> Iterator[str]:
     if not versions:
         yield f"{model}: no version has an alias"
+    set_now = versions[CHAMPION].version if CHAMPION in versions else None
+    if set_now != recorded:
+        yield (
+            f"the champion was changed outside of these commands, from version {recorded or '-'} "
+            f"to {set_now or '-'}: no gate was asked. The next promotion or rollback enters it "
+            "into the history, and a rollback goes back to the version before"
+        )
     for name, version in versions.items():
         yield (
             f"{name:<10} version {version.version}  {version.student}  gate {version.gate}  "
