@@ -20,6 +20,8 @@ DRAW = 16
 """Bits that decide on one score: four to a number of the generator, whose numbers are dear."""
 
 
+# Compiled, its products into views of a buffer are refused; there is nothing to gain in it.
+@torch.compiler.disable
 def attend_whole(
     query_BHSd: Tensor,
     key_BHSd: Tensor,
