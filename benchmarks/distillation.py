@@ -306,6 +306,16 @@ def parser_of_steps(module_doc: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def add_clock(parser: argparse.ArgumentParser) -> None:
+    """Let a benchmark's user say what it counts time by."""
+    parser.add_argument(
+        "--clock",
+        choices=CLOCKS,
+        default="wall",
+        help="cpu counts processor time: where other work shares the machine, with one thread",
+    )
+
+
 def parsed(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the command line's choices."""
     parser = parser_of_steps(__doc__)
@@ -338,12 +348,7 @@ def parsed(argv: list[str] | None = None) -> argparse.Namespace:
         "--micro-batch", type=int, help="sequences at a time in the engine (default: all)"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument(
-        "--clock",
-        choices=CLOCKS,
-        default="wall",
-        help="cpu counts processor time: where other work shares the machine, with one thread",
-    )
+    add_clock(parser)
     parser.add_argument("--json", type=Path, metavar="PATH", help="write everything measured here")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     return parser.parse_args(argv)

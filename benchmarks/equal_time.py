@@ -11,17 +11,17 @@ import argparse
 import logging
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
 from transformers import PreTrainedModel
 
 from benchmarks.distillation import CLOCKS
+from benchmarks.quality import parser_of_corpora
 from stages import params
-from stages.corpus.reading import open_split
+from stages.corpus.reading import Sequences, open_split
 from stages.distillation.phases import hold_unreached, phase_losses, rate_factors, stretches
 from stages.files import write_text
 from stages.params import TEACHER, Params
@@ -32,15 +32,16 @@ from stages.training.loop import train
 from stages.training.processes import Processes
 from stages.training.triple_loss import FrozenTeacher
 
+Clock = Callable[[], float]
 ALONE = Processes(0, 1, torch.device("cpu"))
-STEPS = 4
-"""Steps of a phase in a round; the first is not counted."""
+STEPS = 5
+"""Steps of a phase in a round; the first and the last are not counted."""
 
 
 class Stamped:
     """Batches that note when each is asked for: from one to the next is a step."""
 
-    def __init__(self, batches: MaskedBatches, clock: Any) -> None:
+    def __init__(self, batches: MaskedBatches, clock: Clock) -> None:
         self.batches, self.clock = batches, clock
         self.stamps: list[float] = []
 
@@ -55,10 +56,9 @@ class Stamped:
 
 
 def one_round(
-    settings: Params, teacher: PreTrainedModel, shards: Path, clock: Any
+    settings: Params, teacher: PreTrainedModel, sequences: Sequences, clock: Clock
 ) -> Iterator[tuple[str, int, int, list[float]]]:
     """Yield student, index of the stretch, its number of steps, and the seconds of some steps."""
-    sequences = open_split(shards, "train")
     built: dict[str, PreTrainedModel] = {TEACHER: teacher}
     for name, recipe in settings.recipes.items():
         taught_by = [built[each] for each in recipe.taught_by]
@@ -80,23 +80,21 @@ def one_round(
             factors = rate_factors(loss, stretch.only_layer)
             hold_unreached(loss, source.batches(0), ALONE.device, factors)
             train(
-                loss, source, stretch.schedule, STEPS + 1, settings.launch, ALONE,
+                loss, source, stretch.schedule, STEPS, settings.launch, ALONE,
                 seed=index, workspace=None, title=name, rate_factors=factors,
             )  # fmt: skip
             yield name, index, stretch.num_steps, source.seconds()
-        # What a student learnt in these steps must not reach the one that learns from it.
-        student.requires_grad_(True).train()
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Measure, print, and write settings where they are asked for."""
     logging.disable(logging.INFO)
     settings, clock = params.load(), CLOCKS[arguments.clock]
-    teacher = open_teacher(arguments.teacher)
+    teacher, sequences = open_teacher(arguments.teacher), open_split(arguments.shards, "train")
     lengths: dict[tuple[str, int], int] = {}
     seconds: dict[tuple[str, int], list[float]] = defaultdict(list)
     for _ in range(arguments.rounds):
-        for name, index, steps, some in one_round(settings, teacher, arguments.shards, clock):
+        for name, index, steps, some in one_round(settings, teacher, sequences, clock):
             lengths[name, index] = steps
             seconds[name, index] += some
     costs = dict.fromkeys(settings.recipes, 0.0)
@@ -127,20 +125,10 @@ def scaled(settings: Params, scales: dict[str, float]) -> str:
 
 def parsed(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the command line's choices."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--teacher", type=Path, required=True, metavar="PATH")
-    parser.add_argument("--shards", type=Path, required=True, metavar="PATH")
+    parser = parser_of_corpora(__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="turns of all recipes (default 3)")
     parser.add_argument("--like", default="distilbert", help="whose time all students get")
     parser.add_argument("--write", type=Path, metavar="PATH", help="write such settings to a file")
-    parser.add_argument(
-        "--clock",
-        choices=CLOCKS,
-        default="wall",
-        help="cpu counts processor time: where other work shares the machine, with one thread",
-    )
     return parser.parse_args(argv)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.distillation import CLOCKS
+from benchmarks.distillation import CLOCKS, add_clock
 from benchmarks.published_step import PublishedStep
 from stages.corpus.reading import open_split
 from stages.params import Launch, Masking, Schedule, Weights
@@ -138,21 +138,22 @@ def main(arguments: argparse.Namespace) -> None:
             save_model(student, arguments.teacher, arguments.out / name.replace(", ", "-"))
 
 
-def parsed(argv: list[str] | None = None) -> argparse.Namespace:
-    """Return the command line's choices."""
+def parser_of_corpora(module_doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser that asks for a teacher, shards and what counts time."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=module_doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--teacher", type=Path, required=True, metavar="PATH")
     parser.add_argument("--shards", type=Path, required=True, metavar="PATH")
+    add_clock(parser)
+    return parser
+
+
+def parsed(argv: list[str] | None = None) -> argparse.Namespace:
+    """Return the command line's choices."""
+    parser = parser_of_corpora(__doc__)
     parser.add_argument("--minutes", type=float, default=20.0, help="of the published step")
     parser.add_argument("--share", type=float, default=0.25, help="of that time, for the engine")
-    parser.add_argument(
-        "--clock",
-        choices=CLOCKS,
-        default="wall",
-        help="cpu counts processor time: where other work shares the machine, with one thread",
-    )
     parser.add_argument("--layers", default="0,2,5", help="of the teacher (default 0,2,5)")
     parser.add_argument("--batch", type=int, default=8, help="sequences a published step")
     parser.add_argument("--engine-batch", type=int, default=8, help="sequences an engine step")

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from benchmarks.distillation import CLOCKS
+from benchmarks.distillation import CLOCKS, add_clock
 from stages.evaluation.classifier import open_classifier
 from stages.evaluation.examples import ShuffledBatches, read_examples
 from stages.evaluation.task_distillation import TaskDistillation
@@ -154,7 +154,7 @@ def parsed(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=32, help="examples a step (default 32)")
     parser.add_argument("--steps", type=int, default=8, help="in each turn (default 8)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each (default 3)")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    add_clock(parser)
     return parser.parse_args(argv)
 
 

@@ -23,6 +23,7 @@ from benchmarks.distillation import (
     TEMPERATURE,
     VOCABULARY,
     WEIGHTS,
+    add_clock,
     parser_of_steps,
     sequences,
     shape_of,
@@ -116,7 +117,7 @@ def parsed(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=4, help="in each turn (default 4)")
     parser.add_argument("--positions", choices=("all", "masked", "sampled"), default="all")
     parser.add_argument("--teacher-precision", choices=("schedule", "bfloat16"), default="schedule")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    add_clock(parser)
     return parser.parse_args(argv)
 
 

@@ -267,13 +267,13 @@ TWO_PHASES = {
 }
 
 
-def progressive() -> dict[str, object]:
-    """MobileBERT's three layers, each taught for two steps after the other."""
+def progressive(num_steps: int) -> dict[str, object]:
+    """MobileBERT's three layers, taught one after the other."""
     phase = {
         "name": "transfer",
         "progressive": True,
         "objectives": [{"kind": "feature_maps"}, {"kind": "attention_maps"}],
-        "schedule": SETTINGS.schedule.model_copy(update={"num_steps": 6}),
+        "schedule": SETTINGS.schedule.model_copy(update={"num_steps": num_steps}),
     }
     start = {"kind": "embeddings"}
     return {"architecture": MOBILE, "phases": [phase], "initialise": start}
@@ -285,7 +285,7 @@ def progressive() -> dict[str, object]:
         ((), TWO_PHASES, 2),
         ((), TWO_PHASES, 6),
         ((PKD, OBJECTIVES["soft_targets"]), {"architecture": AS_WIDE}, 2),
-        ((), progressive(), 3),
+        ((), progressive(6), 3),
     ],
     ids=["first phase", "second phase", "patience", "second layer of progressive transfer"],
 )
@@ -329,14 +329,7 @@ def test_what_no_objective_reaches_is_held(tmp_path: Path) -> None:
 
 def test_progressive_transfer_teaches_one_layer_at_a_time() -> None:
     teacher = ib_bert(num_hidden_layers=3)
-    phase = {
-        "name": "transfer",
-        "progressive": True,
-        "objectives": [{"kind": "feature_maps"}, {"kind": "attention_maps"}],
-        "schedule": SETTINGS.schedule.model_copy(update={"num_steps": 9}),
-    }
-    start = {"kind": "embeddings"}
-    given = recipe(architecture=MOBILE, phases=[phase], initialise=start, scale_steps=2)
+    given = recipe(**progressive(9), scale_steps=2)
     plan = stretches(given, SETTINGS, 40, 3)
     assert [(s.name, s.num_steps, s.only_layer) for s in plan] == [
         ("transfer_1", 6, 1),
@@ -356,7 +349,8 @@ def test_progressive_transfer_teaches_one_layer_at_a_time() -> None:
     assert layers == {"0": 0.1, "1": 1.0}
     assert not [name for name in rates if "embeddings" in name or name.startswith("cls")]
     # The three losses are thirds of the loss of all layers together.
-    whole = losses_of(recipe(*phase["objectives"], architecture=MOBILE, initialise=start), teacher)
+    together = progressive(9)["phases"][0] | {"progressive": False}
+    whole = losses_of(recipe(**progressive(9) | {"phases": [together]}), teacher)
     batch = batches()(0)
     parts = [loss(batch, loss.counts(batch))[0].item() for loss in losses]
     (all_layers,) = whole

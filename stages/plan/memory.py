@@ -61,11 +61,13 @@ def memory_of(
     size = num_parameters(student)
     kept = _kept_for_backward(student, micro_batch, sequence_length)
     vocabulary, width = student.config.vocab_size, student.config.hidden_size
-    # In bfloat16, as on GPUs, a kernel needs nothing beside the logits; else there are
-    # probabilities and targets as well, and several teachers take turns in one buffer more.
-    num_buffers = 1 + bool(teachers) if narrow else 2 + min(len(teachers), 2) + bool(teachers)
-    rows = CHUNK_ROWS["cuda" if narrow else "cpu"]
-    logits = num_buffers * rows * (BFLOAT16 if narrow else FLOAT32)
+    if narrow:
+        # As on GPUs, where a kernel needs nothing beside the logits.
+        logits = (1 + bool(teachers)) * CHUNK_ROWS["cuda"] * BFLOAT16
+    else:
+        # Several teachers take turns in one buffer more.
+        num_buffers = 2 + min(len(teachers), 2) + bool(teachers)
+        logits = num_buffers * CHUNK_ROWS["cpu"] * FLOAT32
     return Memory(
         weights=size * per_weight,
         teacher=sum(num_parameters(teacher) for teacher in teachers) * per_weight,

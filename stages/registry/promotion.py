@@ -168,10 +168,10 @@ def main(arguments: argparse.Namespace) -> None:
     elif arguments.command == "status":
         versions = status(store, model)
         answer = {name: asdict(version) for name, version in versions.items()}
-        past = history.read(store, model) if is_registered(store, model) else []
-        lines = list(_status_lines(model, versions, history.recorded(past).champion))
+        recorded = history.recorded(_past(store, model)).champion
+        lines = list(_status_lines(model, versions, recorded))
     else:
-        changes = history.read(store, model) if is_registered(store, model) else []
+        changes = _past(store, model)
         answer = [asdict(change) for change in changes]
         lines = [_history_line(change) for change in changes] or [f"{model}: no changes yet"]
     for line in lines:
@@ -202,6 +202,10 @@ def command_line() -> argparse.ArgumentParser:
         if name in ("promote", "approve"):
             command.add_argument("--version", type=int, help="its number (default: the challenger)")
     return parser
+
+
+def _past(store: Store, model: str) -> list[Change]:
+    return history.read(store, model) if is_registered(store, model) else []
 
 
 def _challenger(store: Store, model: str) -> int:

@@ -44,8 +44,7 @@ def logged_model(
         store.client.delete_logged_model(left_over.model_id)
     if whole:
         return str(whole[0].model_id)
-    contents = _contents(FILL_MASK, export, _fill_mask_signature(), {"text": EXAMPLE})
-    return _log(f"fill_mask_{student}", contents, tags)
+    return _log(f"fill_mask_{student}", _fill_mask(export), tags)
 
 
 def mend_upload(store: Store, model: str, version: int, export: Path) -> None:
@@ -66,7 +65,7 @@ def mend_upload(store: Store, model: str, version: int, export: Path) -> None:
         for place in (None, "artifacts")
         for entry in store.client.list_logged_model_artifacts(model_id, place)
     ]
-    contents = _contents(FILL_MASK, export, _fill_mask_signature(), {"text": EXAMPLE})
+    contents = _fill_mask(export)
     wanted = {"MLmodel", *(Path(path).name for path in contents["artifacts"].values())}
     if wanted <= set(entries):
         return
@@ -76,7 +75,7 @@ def mend_upload(store: Store, model: str, version: int, export: Path) -> None:
         store.client.log_model_artifacts(model_id, str(Path(folder) / "model"))
 
 
-def _fill_mask_signature() -> Any:
+def _fill_mask(export: Path) -> dict[str, Any]:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import Array, Object, Property
@@ -84,11 +83,12 @@ def _fill_mask_signature() -> Any:
     candidate = Object(
         [Property("token", DataType.string), Property("probability", DataType.double)]
     )
-    return ModelSignature(
+    signature = ModelSignature(
         inputs=Schema([ColSpec("string", "text")]),
         outputs=Schema([ColSpec(Array(Array(candidate)), "masks")]),
         params=ParamSchema([ParamSpec("top_k", "long", 5)]),
     )
+    return _contents(FILL_MASK, export, signature, {"text": EXAMPLE})
 
 
 def log_model(

@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ MODEL_TYPES = {"bert", "distilbert", "mobilebert", "ib_bert", "roberta"}
 """Those whose attention is everyone's with everyone; ModernBERT's local layers are not."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Layout:
     """How the real tokens of a B x S batch stand in one row: sequences in order of length."""
 
@@ -52,7 +53,7 @@ class Layout:
         """Whether every row of the batch is one sequence without padding."""
         return len(self.places_N) == math.prod(self.shape)
 
-    @property
+    @cached_property
     def groups(self) -> list[tuple[int, int]]:
         """How many sequences of which length follow each other; a GPU makes the host wait."""
         sizes, counts = self.bounds.diff().unique_consecutive(return_counts=True)

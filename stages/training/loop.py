@@ -217,12 +217,12 @@ class _Run:
         torch.manual_seed(_dropout_seed(self.seed, step, self.processes.rank))
         cast(nn.Module, self.objective).train()
         terms = torch.zeros_like(self.sums)
-        divisors = self._sent({"counts": torch.tensor([max(count, 1) for count in counts])})[
-            "counts"
-        ]
+        divisors = self._sent(torch.tensor([max(count, 1) for count in counts]))
         for index, piece in enumerate(pieces):
             with self._gradients_stay_local(index < len(pieces) - 1), self._precision():
-                loss, sums = self.wrapped(self._sent(self.objective.prepare(piece)), counts)
+                prepared = self.objective.prepare(piece)
+                sent = {name: self._sent(tensor) for name, tensor in prepared.items()}
+                loss, sums = self.wrapped(sent, counts)
                 # DDP takes the mean over processes, and shares of one loss must be summed.
                 (loss * self.processes.world_size).backward()
             terms[0] += loss.detach()
@@ -241,13 +241,13 @@ class _Run:
         self.sums += terms
         self.num_summed += 1
 
-    def _sent(self, batch: Batch) -> Batch:
-        """Return a batch on the device, which the host does not wait for."""
+    def _sent(self, tensor: Tensor) -> Tensor:
+        """Return a tensor of the host on the device, which the host does not wait for."""
         device = self.processes.device
         if device.type == "cpu":
-            return batch
+            return tensor
         # From memory that may be paged out, a copy would have to be waited for.
-        return {name: x.pin_memory().to(device, non_blocking=True) for name, x in batch.items()}
+        return tensor.pin_memory().to(device, non_blocking=True)
 
     def take_up(self, progress: Progress) -> None:
         """Go on with the sums of a checkpoint, so that its curve goes on as if nothing happened."""
