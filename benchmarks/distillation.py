@@ -32,9 +32,10 @@ from stages.params import Launch, Masking, Schedule, Weights
 from stages.students.distilbert import build_student
 from stages.training.batches import Batch, MaskedBatches
 from stages.training.compiling import compile_layers
+from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.loop import train
 from stages.training.processes import Processes
-from stages.training.triple_loss import FrozenTeacher, TripleLoss
+from stages.training.triple_loss import TripleLoss
 
 VOCABULARY = 30522
 WEIGHTS = Weights(ce=5.0, mlm=2.0, cos=1.0)
@@ -184,10 +185,15 @@ class Contest:
     def run_engine(self, turns: "Turns") -> None:
         """Train with the engine, which asks `turns` for each step's batch."""
         if self.arguments.compile:
-            compile_layers(self.teacher, self.student)
+            compile_layers(self.student)
+        teacher = FrozenTeacher(
+            self.teacher,
+            narrow=self.arguments.teacher_precision == "bfloat16",
+            compiled=self.arguments.compile,
+        )
         objective = TripleLoss(
             self.student,
-            FrozenTeacher(self.teacher, narrow=self.arguments.teacher_precision == "bfloat16"),
+            teacher,
             WEIGHTS,
             temperature=TEMPERATURE,
             positions=self.arguments.positions,

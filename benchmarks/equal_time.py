@@ -28,9 +28,9 @@ from stages.params import TEACHER, Params
 from stages.students.building import build
 from stages.teacher.models import open_teacher
 from stages.training.batches import Batch, MaskedBatches
+from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.loop import train
 from stages.training.processes import Processes
-from stages.training.triple_loss import FrozenTeacher
 
 Clock = Callable[[], float]
 ALONE = Processes(0, 1, torch.device("cpu"))

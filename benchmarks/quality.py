@@ -26,10 +26,11 @@ from stages.params import Launch, Masking, Schedule, Weights
 from stages.students.distilbert import build_student
 from stages.teacher.models import open_teacher, save_model
 from stages.training.batches import MaskedBatches
+from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.heldout import measure_heldout
 from stages.training.loop import train
 from stages.training.processes import Processes
-from stages.training.triple_loss import FrozenTeacher, TripleLoss
+from stages.training.triple_loss import TripleLoss
 
 WEIGHTS = Weights(ce=5.0, mlm=2.0, cos=1.0)
 TEMPERATURE = 2.0

@@ -32,10 +32,10 @@ from stages.distillation.phases import phase_losses, stretches
 from stages.params import Distill, Launch, Student
 from stages.students.building import build
 from stages.training.batches import Batch, MaskedBatches
+from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.loop import train
 from stages.training.processes import Processes
 from stages.training.teacher_states import TeacherStates, bytes_of_states
-from stages.training.triple_loss import FrozenTeacher
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 ROOM = 10**11

@@ -118,12 +118,10 @@ def test_sequences_side_by_side_are_what_they_are_alone(dtype: torch.dtype, comp
 def trained(
     device: torch.device, precision: str, *, dropout: float = 0.0, compiled: bool = False
 ) -> Outcome:
-    objective = triple_loss(dropout=dropout).to(device)
+    objective = triple_loss(dropout=dropout, compiled=compiled).to(device)
     assert objective.teacher is not None
     for model in objective.teacher.models:
         model.to(device)
-    if compiled:
-        compile_layers(objective.student, *objective.teacher.models)
     settings = schedule(precision=precision)
     return loop.train(
         objective, batches(), settings, settings.num_steps, launch(micro_batch_sequences=3),

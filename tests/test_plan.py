@@ -164,7 +164,31 @@ def test_command_says_it_for_people_and_for_programs(
     text = answer("--price-per-hour", "3")
     assert "25% (assumed) of 989 TFLOP/s, the peak of H200 in bfloat16" in text
     assert "disk     36,8" in text
-    assert "31 or 32 sequences a process and step, 2 passes, 2.3% of the time" in text
+    assert "31 or 32 sequences a process and step, 1 pass, 2.3% of the time" in text
+    assert re.search(r"memory   \d\.\d\d GiB a process, of the 131\.3 of H200\n", text)
     assert re.search(r"8\.9\d device-hours, 26\.\d\d at 3 a device-hour", text)
+    # The batch of a step is shared by one alone, which has a sixteenth of the memory.
+    too_large = answer("--processes", "1", "--hardware", "T4")
+    assert "of the 14.9 of T4: too much, lower launch.micro_batch_sequences" in too_large
     (distilbert, _) = json.loads(answer("--json"))["models"]
     assert 64 * distilbert["hours"] == pytest.approx(8.95, abs=0.06)
+
+
+def test_stretches_that_are_alike_are_printed_once_and_all_are_counted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    options = "--profile mobilebert --corpus-tokens 4e9 --hardware H200 --processes 8"
+
+    def answer(*more: str) -> str:
+        monkeypatch.setattr("sys.argv", ["plan", *options.split(), *more])
+        runpy.run_module("stages.plan", run_name="__main__")
+        return capsys.readouterr().out
+
+    text = answer()
+    assert text.count("\nmobilebert, transfer_1 and 23 more like it, each: 36.6 M") == 1
+    assert "transfer_2" not in text
+    models = json.loads(answer("--json"))["models"]
+    assert sum(model["name"].startswith("mobilebert, transfer_") for model in models) == 24
+    in_all = 8 * sum(model["hours"] for model in models)
+    assert f"{in_all:.2f} device-hours\n" in text.split("in all:")[-1]

@@ -15,9 +15,9 @@ from stages.params import Distill, Recipe, Student
 from stages.students.building import build
 from stages.training import loop
 from stages.training.batches import Batch
+from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.loop import train
 from stages.training.spending import joined
-from stages.training.triple_loss import FrozenTeacher
 from tests.test_architectures import ib_bert
 from tests.tiny_models import ALONE, batches, launch, schedule, tiny_teacher
 

@@ -151,5 +151,6 @@ def test_matrix_rate_of_this_machine_is_of_a_believable_size() -> None:
     assert 1e9 < hardware.matmul_rate(seconds=0.05) < 1e14
 
 
-def test_every_known_gpu_has_both_rates() -> None:
+def test_every_known_gpu_has_both_rates_and_a_memory() -> None:
     assert all(set(rates) == {"bfloat16", "float32"} for rates in hardware.PEAKS.values())
+    assert set(hardware.MEMORY) == set(hardware.PEAKS)

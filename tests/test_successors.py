@@ -16,7 +16,7 @@ from stages.params import Recipe, Successor
 from stages.students.building import build
 from stages.teacher.adapt import adapt
 from stages.teacher.fetch import fetch_others, fetch_teacher
-from stages.training.triple_loss import FrozenTeacher
+from stages.training.frozen_teacher import FrozenTeacher
 from tests.kills import random_shards
 from tests.test_params import RECIPE, broken, mistakes
 from tests.test_recipes import MOBILE, NARROW, SETTINGS, padded_batch, value

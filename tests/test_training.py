@@ -16,13 +16,14 @@ from stages.params import Masking, Weights
 from stages.students.distilbert import build_student
 from stages.students.heads import encode
 from stages.training.batches import Batch, Batches, MaskedBatches, micro_batches
+from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.heldout import measure_heldout
 from stages.training.loop import train
 from stages.training.masking import importance_of
 from stages.training.optimisation import learning_rate
 from stages.training.processes import Processes
 from stages.training.spending import Outcome
-from stages.training.triple_loss import FrozenTeacher, TripleLoss
+from stages.training.triple_loss import TripleLoss
 from tests.tiny_models import (
     ALONE,
     TRIPLE,
@@ -67,7 +68,7 @@ def test_loss_is_the_sum_of_the_papers_terms(positions: str) -> None:
     real, masked = batch["attention_mask"].bool(), batch["labels"] != -100
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     with torch.no_grad():
-        teacher = objective.teacher._model
+        teacher = objective.teacher.models[0]
         student_logits, teacher_logits = (
             objective.student(**inputs).logits,
             teacher(**inputs).logits,
@@ -145,7 +146,7 @@ def test_teacher_stays_in_eval_mode_and_receives_no_gradient() -> None:
     first, second = (objective.teacher.hidden(batch) for _ in range(2))
     assert torch.equal(first, second)
     objective(batch, objective.counts(batch))[0].backward()
-    teacher = objective.teacher._model
+    teacher = objective.teacher.models[0]
     assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
     trained = {id(p) for p in objective.parameters()}
     assert not trained & {id(p) for p in teacher.parameters()}
@@ -153,7 +154,7 @@ def test_teacher_stays_in_eval_mode_and_receives_no_gradient() -> None:
 
 def test_teacher_in_training_mode_is_refused_wherever_in_it_the_mode_was_set() -> None:
     objective, batch = triple_loss(), batches()(0)
-    objective.teacher._model.bert.encoder.layer[1].train()
+    objective.teacher.models[0].bert.encoder.layer[1].train()
     with pytest.raises(TrainingError, match="the teacher was put into training mode"):
         objective(batch, objective.counts(batch))
 
@@ -182,7 +183,7 @@ def test_padding_changes_no_term() -> None:
 
 def in_double(objective: TripleLoss) -> TripleLoss:
     assert objective.teacher is not None
-    objective.teacher._model.double()
+    objective.teacher.models[0].double()
     return objective.double()
 
 

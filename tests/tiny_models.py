@@ -8,8 +8,10 @@ from stages.corpus.reading import Sequences, SpecialIds
 from stages.params import Launch, Masking, Schedule, Weights
 from stages.students.distilbert import build_student
 from stages.training.batches import MaskedBatches
+from stages.training.compiling import compile_layers
+from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.processes import Processes
-from stages.training.triple_loss import FrozenTeacher, TripleLoss
+from stages.training.triple_loss import TripleLoss
 
 VOCABULARY = 61
 SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
@@ -75,10 +77,15 @@ def batches(
 
 
 def triple_loss(
-    weights: Weights = TRIPLE, dropout: float = 0.0, positions: str = "all"
+    weights: Weights = TRIPLE,
+    dropout: float = 0.0,
+    positions: str = "all",
+    *,
+    compiled: bool = False,
 ) -> TripleLoss:
     teacher = tiny_teacher()
     student = build_student(teacher, [0, 2], dropout=dropout)
-    return TripleLoss(
-        student, FrozenTeacher(teacher), weights, temperature=2.0, positions=positions
-    )
+    if compiled:
+        compile_layers(student)
+    frozen = FrozenTeacher(teacher, compiled=compiled)
+    return TripleLoss(student, frozen, weights, temperature=2.0, positions=positions)

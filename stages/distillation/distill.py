@@ -26,12 +26,12 @@ from stages.training.batches import MaskedBatches
 from stages.training.checkpoints import CurveRow
 from stages.training.compiling import compile_layers
 from stages.training.curves import write_curve
+from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.heldout import measure_heldout
 from stages.training.loop import train
 from stages.training.processes import Processes, joined_processes, start_processes
 from stages.training.spending import Outcome, joined, later
 from stages.training.teacher_states import bytes_of_states, check_room, open_states
-from stages.training.triple_loss import FrozenTeacher
 from stages.training.work import asked_by, work_per_token
 
 
@@ -60,8 +60,12 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
     student = build(taught_by[0], recipe, dropout=dropout, seed=params.seed, before=before)
     student = student.to(processes.device)
     if params.launch.compile:
-        compile_layers(student, *models.values())
-    teacher = FrozenTeacher(*taught_by, narrow=settings.teacher_precision == "bfloat16")
+        compile_layers(student)
+    teacher = FrozenTeacher(
+        *taught_by,
+        narrow=settings.teacher_precision == "bfloat16",
+        compiled=params.launch.compile,
+    )
     plan = stretches(recipe, settings, sequences.num_sequences, student.config.num_hidden_layers)
     losses = phase_losses(plan, student, teacher, taught_by[0].config, settings, seed=params.seed)
     # Whoever taught it, a student is measured by the teacher: students then compare.

@@ -20,8 +20,9 @@ from stages.students.heads import MaskedLM, embeddings_join_head
 from stages.students.taps import Seen, Taps, look
 from stages.students.unpadding import layout_of
 from stages.training.batches import Batch
+from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.teacher_states import TAUGHT, TeacherStates
-from stages.training.triple_loss import FrozenTeacher, TripleLoss
+from stages.training.triple_loss import TripleLoss
 
 if TYPE_CHECKING:
     from stages.params import Distill

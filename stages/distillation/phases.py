@@ -18,8 +18,8 @@ from stages.errors import SettingsError
 from stages.params import Distill, Phase, Recipe, Schedule
 from stages.students.heads import MaskedLM
 from stages.training.batches import Batch
+from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.loop import Objective
-from stages.training.triple_loss import FrozenTeacher
 
 LOWER_LAYERS_RATE = 0.1
 """Learning rate of the layers below the one that is taught, relative to it."""

@@ -13,6 +13,8 @@ import argparse
 import json
 import shutil
 import sys
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 from stages import params
@@ -20,7 +22,7 @@ from stages.command import parser_for, run
 from stages.files import read_json
 from stages.plan.estimate import Plan, plans
 from stages.plan.teachers import teacher_config
-from stages.training.hardware import PEAKS, matmul_rate
+from stages.training.hardware import MEMORY, PEAKS, matmul_rate
 from stages.training.teacher_states import GIGABYTE
 
 SHARDS = Path("data/shards/manifest.json")
@@ -53,8 +55,13 @@ def main(arguments: argparse.Namespace) -> None:
         print()
         return
     print(f"{path}, {processes} process{'es' if processes > 1 else ''}; time at {how}")
-    for plan in found:
-        print(_text(plan, hours[plan.name], processes, arguments.price_per_hour))
+    price, hardware = arguments.price_per_hour, arguments.hardware
+    # A progressive phase is as many stretches as the student has layers, all alike.
+    for _, alike in groupby(found, key=lambda plan: replace(plan, name="")):
+        plan, *others = alike
+        print(_text(plan, len(others), hours[plan.name], processes, price, hardware))
+    total = sum(hours.values())
+    print(f"\nin all: {_duration(total)}, {_device_hours(total, processes, price)}")
 
 
 def _rate(arguments: argparse.Namespace, precision: str) -> tuple[float, str]:
@@ -70,7 +77,10 @@ def _rate(arguments: argparse.Namespace, precision: str) -> tuple[float, str]:
     return peak * arguments.mfu, f"{arguments.mfu:.0%} (assumed) of {of}"
 
 
-def _text(plan: Plan, hours: float, processes: int, price: float | None) -> str:
+def _text(
+    plan: Plan, num_more: int, hours: float, processes: int, price: float | None, hardware: str
+) -> str:
+    """Return what one of some stretches of training takes that are alike, and how many they are."""
     work, memory, sharing = plan.work_per_token, plan.memory, plan.sharing
     parts = {
         "teacher forward": work.teacher_forward,
@@ -91,21 +101,30 @@ def _text(plan: Plan, hours: float, processes: int, price: float | None) -> str:
     size = f"{sharing.smallest}"
     if sharing.largest > sharing.smallest:
         size += f" or {sharing.largest}"
-    cost = "" if price is None else f", {hours * processes * price:,.2f} at {price:g} a device-hour"
+    more = f" and {num_more} more like it, each" if num_more else ""
     lines = [
         "",
-        f"{plan.name}: {plan.num_parameters / 1e6:.1f} M parameters, {plan.num_steps:,} steps, "
-        f"{plan.num_tokens:,} tokens",
+        f"{plan.name}{more}: {plan.num_parameters / 1e6:.1f} M parameters, "
+        f"{plan.num_steps:,} steps, {plan.num_tokens:,} tokens",
         f"  work     {work.total / 1e9:.3f} GFLOP a token, {plan.flops:.3g} in all",
         *(f"    {part / work.total:6.1%}  {name}" for name, part in parts.items() if part),
-        f"  memory   {memory.total / GIB:.2f} GiB a process",
+        f"  memory   {memory.total / GIB:.2f} GiB a process{_of(memory.total, hardware)}",
         *(f"    {part / GIB:6.2f}  {name}" for name, part in holds.items() if part),
         *([_disk(plan.teacher_states)] if plan.teacher_states else []),
         f"  sharing  {size} sequences a process and step, {sharing.passes} "
         f"pass{'es' if sharing.passes > 1 else ''}{uneven}",
-        f"  time     {_duration(hours)}, {hours * processes:.2f} device-hours{cost}",
+        f"  time     {_duration(hours)}, {_device_hours(hours, processes, price)}",
     ]
     return "\n".join(lines)
+
+
+def _of(num_bytes: int, hardware: str) -> str:
+    """Return what a device has, and what to do where that is not enough."""
+    if hardware == CPU:
+        return ""
+    has = MEMORY[hardware] * GIGABYTE
+    too_much = ": too much, lower launch.micro_batch_sequences" if num_bytes > has else ""
+    return f", of the {has / GIB:.1f} of {hardware}{too_much}"
 
 
 def _disk(num_bytes: int) -> str:
@@ -114,6 +133,12 @@ def _disk(num_bytes: int) -> str:
         f"  disk     {num_bytes / GIGABYTE:,.2f} GB where the teacher's states are kept "
         f"(launch.teacher_states_gigabytes); {free / GIGABYTE:,.0f} GB are free"
     )
+
+
+def _device_hours(hours: float, processes: int, price: float | None) -> str:
+    device_hours = hours * processes
+    cost = "" if price is None else f", {device_hours * price:,.2f} at {price:g} a device-hour"
+    return f"{device_hours:.2f} device-hours{cost}"
 
 
 def _duration(hours: float) -> str:

@@ -13,8 +13,9 @@ from stages.plan.memory import Memory, memory_of
 from stages.plan.sharing import Sharing, sharing_of
 from stages.students.building import build
 from stages.students.heads import num_parameters
+from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.teacher_states import bytes_of_states
-from stages.training.triple_loss import FrozenTeacher, TripleLoss
+from stages.training.triple_loss import TripleLoss
 from stages.training.work import Asked, Work, asked_by, work_per_token
 
 

@@ -24,7 +24,14 @@ from transformers.utils import logging as transformers_logging
 from stages.errors import TeacherError
 from stages.objectives.vocabulary_logits import Head
 from stages.students.ib_bert import IBBertForMaskedLM
-from stages.students.unpadding import Layout, can_unpad, encode_unpadded, lay_out, use_own_attention
+from stages.students.unpadding import (
+    Layout,
+    can_unpad,
+    encode_unpadded,
+    lay_out,
+    layout_of,
+    use_own_attention,
+)
 
 MaskedLM: TypeAlias = PreTrainedModel
 """A stock masked language model that `head_of` knows."""
@@ -65,6 +72,11 @@ def encode(
         input_ids=input_ids_BS, attention_mask=mask_BS, **types
     ).last_hidden_state
     return hidden_BSD
+
+
+def encode_batch(model: MaskedLM, batch: dict[str, Tensor]) -> Tensor:
+    """Return the last hidden states of a batch, with the layout that it carries if any."""
+    return encode(model, batch["input_ids"], batch["attention_mask"], layout=layout_of(batch))
 
 
 def head_of(model: MaskedLM, hidden_ND: Tensor) -> Head:

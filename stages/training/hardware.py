@@ -18,6 +18,11 @@ PEAKS: dict[str, dict[str, float]] = {
     "T4": {"bfloat16": 65, "float32": 8.1},
 }
 """GPU name -> precision -> 10^12 floating-point operations a second."""
+MEMORY = {
+    "B200": 180, "H200": 141, "H100 PCIe": 80, "H100": 80, "A100": 40, "L40S": 48, "L4": 24,
+    "V100": 16, "T4": 16,
+}  # fmt: skip
+"""GPU name -> 10^9 bytes, of the smallest that is sold under that name."""
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:

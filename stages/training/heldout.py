@@ -10,7 +10,7 @@ from stages.objectives.vocabulary import vocabulary_losses
 from stages.objectives.vocabulary_logits import Buffers
 from stages.students.heads import MaskedLM, encode, head_of
 from stages.training.batches import Batch, with_rows
-from stages.training.triple_loss import FrozenTeacher
+from stages.training.frozen_teacher import FrozenTeacher
 
 
 @torch.no_grad()

@@ -4,8 +4,7 @@
 hidden states. Weights 5, 2, 1 and temperature 2 are what the released model was trained with.
 """
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,93 +14,13 @@ from stages.objectives.hidden_states import cosine
 from stages.objectives.term import masked_positions
 from stages.objectives.vocabulary import vocabulary_losses
 from stages.objectives.vocabulary_logits import Buffers, Head
-from stages.students.heads import MaskedLM, embeddings_join_head, encode, head_of
-from stages.students.taps import Seen, Taps, look
-from stages.students.unpadding import layout_of, with_layout
+from stages.students.heads import MaskedLM, embeddings_join_head, encode_batch, head_of
+from stages.students.unpadding import with_layout
 from stages.training.batches import Batch, with_rows
+from stages.training.frozen_teacher import FrozenTeacher
 
 if TYPE_CHECKING:
     from stages.params import Weights
-
-
-class FrozenTeacher:
-    """A teacher that can only be read: in eval mode, without gradient, not part of what trains.
-
-    It is no `nn.Module`, so that nothing that walks over a model's modules can put it back into
-    training mode, wrap it for DDP, or save it with the student.
-    """
-
-    def __init__(self, model: MaskedLM, *others: MaskedLM, narrow: bool = False) -> None:
-        """Take a model, and others whose soft targets are averaged with its own.
-
-        A narrow teacher multiplies in bfloat16, whatever its student does.
-        """
-        self.narrow = narrow
-        self._model = model.eval().requires_grad_(False)
-        self._others = [other.eval().requires_grad_(False) for other in others]
-
-    @property
-    def configs(self) -> list[Any]:
-        """The configurations of the model and of the others."""
-        return [model.config for model in self.models]
-
-    @property
-    def models(self) -> list[MaskedLM]:
-        """The model and the others."""
-        return [self._model, *self._others]
-
-    @torch.no_grad()
-    def hidden(self, batch: Batch) -> Tensor:
-        """Return the last hidden states, B x S x D."""
-        self._refuse_training_mode()
-        with self._precision():
-            return _encoded(self._model, batch)
-
-    def shares_weights_with(self, model: nn.Module) -> bool:
-        """Say whether training a model would change this teacher."""
-        mine = {id(parameter) for one in self.models for parameter in one.parameters()}
-        return any(id(parameter) in mine for parameter in model.parameters())
-
-    def _refuse_training_mode(self) -> None:
-        if any(module.training for model in self.models for module in model.modules()):
-            raise TrainingError("the teacher was put into training mode: its targets are random")
-
-    @torch.no_grad()
-    def look(self, batch: Batch, taps: Taps, *, to_the_end: bool = True) -> Seen:
-        """Return the last hidden states, and what taps ask for beside them."""
-        self._refuse_training_mode()
-        inputs = batch["input_ids"], batch["attention_mask"]
-        with self._precision():
-            return look(self._model, *inputs, taps, to_the_end=to_the_end, layout=layout_of(batch))
-
-    @torch.no_grad()
-    def head(self, hidden_ND: Tensor) -> Head:
-        """Return the teacher's head for some hidden states."""
-        with self._precision():
-            return self._head(self._model, hidden_ND)
-
-    @torch.no_grad()
-    def other_heads(self, batch: Batch) -> list[Head]:
-        """Return the heads of the others at the rows whose logits are needed."""
-        with self._precision():
-            return [
-                self._head(other, _encoded(other, batch).flatten(0, 1)[batch["rows"]])
-                for other in self._others
-            ]
-
-    def _head(self, model: MaskedLM, hidden_ND: Tensor) -> Head:
-        head = head_of(model, hidden_ND)
-        # The features decide in what precision logits are formed (objectives/vocabulary.py).
-        return head._replace(features_ND=head.features_ND.bfloat16()) if self.narrow else head
-
-    def _precision(self) -> AbstractContextManager[object]:
-        if not self.narrow:
-            return nullcontext()
-        return torch.autocast(self._model.device.type, dtype=torch.bfloat16)
-
-
-def _encoded(model: MaskedLM, batch: Batch) -> Tensor:
-    return encode(model, batch["input_ids"], batch["attention_mask"], layout=layout_of(batch))
 
 
 class TripleLoss(nn.Module):
@@ -154,7 +73,7 @@ class TripleLoss(nn.Module):
     def forward(self, batch: Batch, counts: list[float]) -> tuple[Tensor, Tensor]:
         """Return the weighted loss of a micro-batch, and each term's sum."""
         with embeddings_join_head(self.student):
-            hidden_BSD = _encoded(self.student, batch)
+            hidden_BSD = encode_batch(self.student, batch)
         taught_BSD = self.teacher.hidden(batch) if self.teacher is not None else None
         return self.of_states(hidden_BSD, taught_BSD, batch, counts)
 
