@@ -1,6 +1,7 @@
 """Distillation on a task: each loss against its formula, and a whole run on a tiny task."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -8,9 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer
 from torch import nn
 from torch.nn.utils import prune
 from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
     BertConfig,
     BertForMaskedLM,
     BertForQuestionAnswering,
@@ -20,12 +24,19 @@ from transformers import (
 from stages.distillation.layer_terms import layer_term
 from stages.errors import SettingsError
 from stages.evaluation.classifier import open_classifier
+from stages.evaluation.distil_task import _distil_once as distil_once
 from stages.evaluation.distil_task import distil_task
+from stages.evaluation.metrics import score
 from stages.evaluation.task_distillation import TaskDistillation
+from stages.evaluation.task_folder import TaskData, write_task
+from stages.evaluation.task_models import answers, read_split, scored
+from stages.evaluation.tasks import get_task
 from stages.export.compressed import compress, prune_smallest
 from stages.files import read_json, write_json
 from stages.params import TaskPhase, load
+from tests import test_finetune
 from tests.conftest import ROOT
+from tests.test_finetune_spans import questions
 from tests.tiny_models import ALONE
 from tests.tiny_pipeline import save_tokenizer
 
@@ -235,6 +246,74 @@ def test_tinybert_learns_a_task_from_augmented_text(
     assert 0 <= report["score"]["median"] <= 100
     assert read_json(tmp_path / "report.json")["teacher_score"] == report["teacher_score"]
     assert not list((tmp_path / ".scratch").glob("distil-task-*"))
+
+
+KD = {
+    "name": "kd", "labels": 0.5, "soft_targets": 0.5, "temperature": 2.0,
+    "num_epochs": 1, "learning_rate": 0.01, "batch_examples": 16,
+}  # fmt: skip
+
+
+@pytest.fixture
+def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """Folders of a teacher and a student, in a working folder of their own."""
+    monkeypatch.chdir(tmp_path)
+    for name, num_layers in (("teacher", 2), ("student", 1)):
+        save_model(tmp_path / name, num_layers)
+    return tmp_path / "teacher", tmp_path / "student"
+
+
+def test_student_of_the_median_is_a_stock_classifier_with_its_score(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before the third seed, it still has the students of the first two."""
+    # The scores of numbers differ between seeds, however little was learnt.
+    task = test_finetune.write_task(tmp_path / "task", regression=True)
+    params = settings_with(tmp_path, seeds=[1, 2, 3], task_distillation={"kd": {"phases": [KD]}})
+    trained = []
+
+    def once(*given: Any) -> Any:
+        trained.append(given[-1])
+        if trained == [1, 2, 3]:
+            raise KeyboardInterrupt
+        return distil_once(*given)
+
+    monkeypatch.setattr("stages.evaluation.distil_task._distil_once", once)
+    asked = (*pair, task, "kd", params, ALONE, tmp_path / "report.json", tmp_path / "kept")
+    with pytest.raises(KeyboardInterrupt):
+        distil_task(*asked)
+    assert not (tmp_path / "kept").exists()
+    report = distil_task(*asked)
+    assert trained == [1, 2, 3, 3]
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "kept").eval()
+    tokenizer = Tokenizer.from_file(str(tmp_path / "kept" / "tokenizer.json"))
+    tokenizer.enable_truncation(16)
+    judged = pq.read_table(task / "validation.parquet").to_pydict()
+    rows = [torch.tensor([tokenizer.encode(text).ids]) for text in judged["text_a"]]
+    with torch.no_grad():
+        given = np.array([model(ids).logits.item() for ids in rows])
+    again = score(["pearson", "spearman"], given, np.array(judged["label"]))
+    assert report["score"]["median"] == pytest.approx(50 * sum(again.values()), abs=1e-4)
+    assert report["score"]["min"] < report["score"]["median"] < report["score"]["max"]
+
+
+def test_student_that_answers_with_spans_is_kept_too(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data = TaskData(None, questions(24, 0), {"validation": questions(12, 1)})
+    write_task(get_task("squad"), data, "by hand", tmp_path / "squad")
+    phase = KD | {"learning_rate": 0.001}
+    params = settings_with(tmp_path, task_distillation={"d": {"phases": [phase]}})
+    folders = (*pair, tmp_path / "squad")
+    report = distil_task(*folders, "d", params, ALONE, tmp_path / "r.json", tmp_path / "kept")
+    model = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "kept")
+    description = read_json(tmp_path / "squad" / "task.json")
+    split = read_split(
+        folders[2], description, "validation", tmp_path / "kept" / "tokenizer.json",
+        params.evaluation.finetune, None,
+    )  # fmt: skip
+    again = scored({"validation": answers(model, split, description)}, description)
+    assert again["f1"] == report["metrics"]["f1"]["median"]
 
 
 def test_recipe_that_is_not_there_is_refused(task: Path, tmp_path: Path) -> None:

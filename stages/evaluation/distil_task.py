@@ -2,8 +2,9 @@
 
 PD, BERT-PKD and TinyBERT's second stage, by a recipe of `evaluation.task_distillation`. The
 teacher is fine-tuned first, as `evaluation.finetune` says; the student's text may be augmented.
-Reads two stock model folders and a task's examples; writes a report like fine-tuning's. Killed
-anywhere, the same command goes on from the last teacher, text or seed that was finished.
+Reads two stock model folders and a task's examples; writes a report like fine-tuning's, and with
+--out the student whose score is the median. Killed anywhere, the same command goes on from the last
+teacher, text or seed that was finished.
 """
 
 import argparse
@@ -13,10 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -24,17 +22,18 @@ from stages.command import log, parser_for, run
 from stages.distillation.layer_terms import layer_term
 from stages.distillation.phases import draw, hold_unreached
 from stages.errors import SettingsError
-from stages.evaluation.augmentation import Augmenter, read_glove
+from stages.evaluation.augmented_text import augment
 from stages.evaluation.classifier import logits_of_all
-from stages.evaluation.examples import ShuffledBatches, read_rows
+from stages.evaluation.examples import ShuffledBatches
 from stages.evaluation.finetune import finetune_once, spread, tune, tuning_schedule
+from stages.evaluation.keep import median_seed
 from stages.evaluation.metrics import headline
 from stages.evaluation.task_distillation import TaskDistillation
 from stages.evaluation.task_models import Split, answers, open_model, read_split, scored
 from stages.files import atomic_output, read_json, scratch, sha256_of, sha256_of_tree, write_json
-from stages.params import Augmentation, Params, load
+from stages.params import Params, load
 from stages.params import TaskDistillation as Settings
-from stages.teacher.models import open_teacher
+from stages.teacher.models import save_model
 from stages.training.processes import Processes, joined_processes
 
 
@@ -45,9 +44,13 @@ def distil_task(
     recipe: str,
     params: Params,
     processes: Processes,
-    out: Path,
+    report_file: Path,
+    out: Path | None = None,
 ) -> dict[str, Any]:
-    """Write the report of one student on one task by one recipe to `out`, and return it."""
+    """Write the report of one student on one task by one recipe, and return it.
+
+    The student of the seed with the median score goes to `out`, if that is given.
+    """
     known = params.evaluation.task_distillation
     if recipe not in known:
         raise SettingsError(
@@ -64,6 +67,8 @@ def distil_task(
         f"distil-task-{recipe}-{student_folder.name}-{task['name']}",
         settings.model_dump(mode="json"),
         tuning.model_dump(mode="json"),
+        # That of the text, and of the teacher.
+        (params.seed, params.evaluation.seeds[0]),
         *(sha256_of(folder / "model.safetensors") for folder in (teacher_folder, student_folder)),
         sha256_of_tree(task_folder),
     )
@@ -89,7 +94,7 @@ def distil_task(
         text = workspace / "text"
         if not text.exists():
             limit = tuning.max_train_examples
-            _augment(
+            augment(
                 settings.augmentation, teacher_folder, task_folder, task, limit, params.seed, text
             )
     # Variants count as examples of their own, and are all used.
@@ -102,8 +107,8 @@ def distil_task(
         taught_NC = logits_of_all(teacher, training.examples)
     done = []
     for seed in params.evaluation.seeds:
-        file = workspace / f"seed-{seed}.json"
-        if not file.exists():
+        file, kept = workspace / f"seed-{seed}.json", workspace / f"student-{seed}"
+        if not file.exists() or (out is not None and not kept.exists()):
             clock = time.monotonic()
             student = _distil_once(
                 teacher,
@@ -120,7 +125,11 @@ def distil_task(
                 {split: answers(student, examples, task) for split, examples in judged.items()},
                 task,
             )
-            write_json(file, {"metrics": metrics, "seconds": time.monotonic() - clock})
+            seconds = time.monotonic() - clock
+            if out is not None:
+                # Which one is wanted, only the last seed tells.
+                save_model(student, student_folder, kept)
+            write_json(file, {"metrics": metrics, "seconds": seconds})
         done.append(read_json(file))
     names = list(done[0]["metrics"])
     report = {
@@ -136,7 +145,10 @@ def distil_task(
         "seconds": round(sum(result["seconds"] for result in done), 2),
         "settings": settings.model_dump(mode="json"),
     }
-    write_json(out, report)
+    if out is not None:
+        with atomic_output(out) as folder:
+            shutil.copytree(workspace / f"student-{median_seed(report)}", folder)
+    write_json(report_file, report)
     shutil.rmtree(workspace)
     return report
 
@@ -180,46 +192,6 @@ def _distil_once(
     return student
 
 
-def _augment(
-    settings: Augmentation,
-    teacher_folder: Path,
-    task_folder: Path,
-    task: dict[str, Any],
-    limit: int | None,
-    seed: int,
-    out: Path,
-) -> None:
-    """Write a task folder whose training text has every sentence's variants beside it.
-
-    Where `limit` is fewer examples than there are, a fixed random part of them varies. Of a pair
-    one text varies at a time, and the other is as it was: the released code goes on with the last
-    variant of the first.
-    """
-    table = read_rows(task_folder, "train", limit)
-    augmenter = Augmenter(
-        open_teacher(teacher_folder),
-        Tokenizer.from_file(str(teacher_folder / "tokenizer.json")),
-        read_glove(Path(settings.glove)),
-        num_candidates=settings.num_candidates,
-        probability=settings.probability,
-    )
-    num_variants = settings.num_variants_by_task.get(task["name"], settings.num_variants)
-    pieces = [table]
-    for offset, column in enumerate(("text_a", "text_b")):
-        texts = [text or "" for text in table[column].to_pylist()]
-        variants = augmenter.variants(texts, num_variants, seed + offset)
-        rows = [row for row, found in enumerate(variants) for _ in found]
-        varied = pa.array([variant for found in variants for variant in found], pa.string())
-        taken = table.take(pa.array(rows, pa.int64()))
-        place = table.column_names.index(column)
-        pieces.append(taken.set_column(place, table.schema.field(column), varied))
-    with atomic_output(out) as target:
-        target.mkdir()
-        pq.write_table(pa.concat_tables(pieces), target / "train.parquet")
-        shutil.copyfile(task_folder / "task.json", target / "task.json")
-    log.info("%s: %d examples of %d", task["name"], sum(map(len, pieces)), len(table))
-
-
 def main(arguments: argparse.Namespace) -> None:
     """Run the stage with the settings in force."""
     with joined_processes() as processes:
@@ -231,6 +203,7 @@ def main(arguments: argparse.Namespace) -> None:
             load(),
             processes,
             arguments.report,
+            arguments.out,
         )
     log.info(
         "%s by %s on %s: median %.1f, its teacher %.1f",
@@ -246,5 +219,11 @@ if __name__ == "__main__":
     parser = parser_for(__doc__, ["teacher", "student", "task-data", "report"])
     parser.add_argument(
         "--recipe", required=True, help="a name under evaluation.task_distillation in params.yaml"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="PATH",
+        help="where to leave the student of the median's seed, a stock model with its tokenizer",
     )
     run(main, parser)

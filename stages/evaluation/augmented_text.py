@@ -1,0 +1,56 @@
+"""A task's folder with more text: every sentence's variants beside it (TinyBERT's augmentation)."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tokenizers import Tokenizer
+
+from stages.command import log
+from stages.evaluation.augmentation import Augmenter, read_glove
+from stages.evaluation.examples import read_rows
+from stages.files import atomic_output
+from stages.params import Augmentation
+from stages.teacher.models import open_teacher
+
+
+def augment(
+    settings: Augmentation,
+    teacher_folder: Path,
+    task_folder: Path,
+    task: dict[str, Any],
+    limit: int | None,
+    seed: int,
+    out: Path,
+) -> None:
+    """Write a task folder whose training text has every sentence's variants beside it.
+
+    Where `limit` is fewer examples than there are, a fixed random part of them varies. Of a pair
+    one text varies at a time, and the other is as it was: the released code goes on with the last
+    variant of the first.
+    """
+    table = read_rows(task_folder, "train", limit)
+    augmenter = Augmenter(
+        open_teacher(teacher_folder),
+        Tokenizer.from_file(str(teacher_folder / "tokenizer.json")),
+        read_glove(Path(settings.glove)),
+        num_candidates=settings.num_candidates,
+        probability=settings.probability,
+    )
+    num_variants = settings.num_variants_by_task.get(task["name"], settings.num_variants)
+    pieces = [table]
+    for offset, column in enumerate(("text_a", "text_b")):
+        texts = [text or "" for text in table[column].to_pylist()]
+        variants = augmenter.variants(texts, num_variants, seed + offset)
+        rows = [row for row, found in enumerate(variants) for _ in found]
+        varied = pa.array([variant for found in variants for variant in found], pa.string())
+        taken = table.take(pa.array(rows, pa.int64()))
+        place = table.column_names.index(column)
+        pieces.append(taken.set_column(place, table.schema.field(column), varied))
+    with atomic_output(out) as target:
+        target.mkdir()
+        pq.write_table(pa.concat_tables(pieces), target / "train.parquet")
+        shutil.copyfile(task_folder / "task.json", target / "task.json")
+    log.info("%s: %d examples of %d", task["name"], sum(map(len, pieces)), len(table))
