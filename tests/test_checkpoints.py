@@ -144,6 +144,26 @@ def test_any_damage_to_the_newest_checkpoint_is_noticed(
     assert steps_kept(tmp_path) == [1]
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that answers EIO")
+@pytest.mark.parametrize("name", FILES)
+def test_disk_that_does_not_answer_stops_the_run_and_costs_no_checkpoint(
+    tmp_path: Path, name: str
+) -> None:
+    after = trained(tmp_path, 2)
+    folders = sorted(tmp_path.glob("step-*"))
+    for folder in folders:
+        (folder / name).rename(folder / "aside")
+        (folder / name).symlink_to("/proc/self/mem")
+    with pytest.raises(TrainingError, match=rf"step-00000002/{name} cannot be read: Input/output"):
+        Model().resume(tmp_path)
+    assert steps_kept(tmp_path) == [1, 2]
+    for folder in folders:
+        (folder / "aside").rename(folder / name)
+    model = Model()
+    assert model.resume(tmp_path) == 2
+    assert torch.equal(model.values(), after[2])
+
+
 def test_checkpoint_of_an_older_form_is_passed_over(tmp_path: Path) -> None:
     trained(tmp_path, 1)
     state = tmp_path / "step-00000001" / "state.json"

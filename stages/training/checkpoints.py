@@ -8,11 +8,11 @@ read, so that machines need not share a disk.
 
 import errno
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -32,6 +32,7 @@ from stages.files import (
 from stages.training.processes import Processes
 
 CurveRow = dict[str, float]
+T = TypeVar("T")
 SECONDS_TO_LET_GO = 30.0
 """How long a new run waits for the one before it, which may be on its way out."""
 
@@ -99,6 +100,10 @@ def resume(
 
     Damaged checkpoints are passed over with a warning, and deleted with whatever a killed run left
     half written. Where there is no checkpoint, the progress is at step 0.
+
+    Raises:
+        TrainingError: a file cannot be read, and nothing is deleted; or the newest checkpoint that
+            is whole is another model's.
     """
     progress = Progress()
     if processes.is_first:
@@ -113,7 +118,7 @@ def _load_newest(workspace: Path, model: nn.Module, optimizer: torch.optim.Optim
     for folder in reversed(_folders(workspace)):
         try:
             progress = _verified(folder)
-        except (DataError, OSError, KeyError, TypeError, ValueError) as error:
+        except (DataError, FileNotFoundError, KeyError, TypeError, ValueError) as error:
             log.warning("passed over the damaged checkpoint %s: %s", folder.name, error)
             continue
         _restore(folder, model, optimizer)
@@ -152,14 +157,28 @@ def _send(
 
 
 def _verified(folder: Path) -> Progress:
-    state: dict[str, Any] = read_json(folder / "state.json")
+    state: dict[str, Any] = _read(read_json, folder / "state.json")
     for name, expected in state.pop("sha256").items():
-        if sha256_of(folder / name) != expected:
+        if _read(sha256_of, folder / name) != expected:
             raise DataError(f"{folder / name} does not have its sha256")
     progress = Progress(**state)
     if progress.step != _step_of(folder):
         raise DataError(f"{folder / 'state.json'} is of step {progress.step}")
     return progress
+
+
+def _read(reader: Callable[[Path], T], path: Path) -> T:
+    """Return what a reader makes of a file, whose damage is its own to tell."""
+    try:
+        return reader(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        # The disk, or the network before it: what it holds may be whole, and is not to be deleted.
+        raise TrainingError(
+            f"{path} cannot be read: {error.strerror or error}; no checkpoint was touched: run the "
+            "same command again once it can be, or delete the folder to do without it"
+        ) from error
 
 
 @contextmanager
@@ -196,14 +215,14 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
 
 
 def _restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    weights = load_file(folder / "weights.safetensors")
+    weights = _read(load_file, folder / "weights.safetensors")
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
     if weights.keys() != parameters.keys():
         raise TrainingError(f"{folder} holds another model's weights; delete it to start anew")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
-    for key, value in load_file(folder / "optimizer.safetensors").items():
+    for key, value in _read(load_file, folder / "optimizer.safetensors").items():
         name, _, field = key.partition("|")
         # All of it, the step counter too: the fused optimiser wants it where the weights are.
         optimizer.state[parameters[name]][field] = value.to(parameters[name].device)
