@@ -20,10 +20,8 @@ set -euo pipefail
 
 # All of them are read: a pipe that is closed after the first would end scontrol, and this with it.
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-# At a restart torchrun otherwise keeps the addresses of processes that have died.
-export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 
-exec srun python -m torch.distributed.run \
+exec srun python -m stages.training.torchrun \
   --nnodes "$SLURM_JOB_NUM_NODES" \
   --nproc-per-node "${PROCESSES_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}" \
   --rdzv-backend c10d \

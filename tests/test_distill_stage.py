@@ -146,17 +146,22 @@ def test_what_a_restart_cannot_mend_is_not_tried_again(project: Path) -> None:
         project / "data" / "shards" / "manifest.json",
         manifest | {"vocabulary_size": manifest["vocabulary_size"] + 1},
     )
-    assert trial.start().wait(300) != 0
+    # As with one process.
+    assert trial.start().wait(300) == 2
+    assert "Traceback" not in trial.log.read_text()
     # Once by each process.
     assert 1 <= trial.log.read_text().count("the shards were made with a vocabulary of") <= 2
 
 
-def test_asked_to_stop_it_checkpoints_and_says_so(project: Path) -> None:
-    """By SIGTERM, as schedulers do it; the flow sends SIGINT (test_pipeline.py)."""
+def test_two_processes_asked_to_stop_checkpoint_and_say_so(project: Path) -> None:
+    """By SIGTERM, as schedulers do it; the flow sends one process SIGINT (test_pipeline.py)."""
+    configure(project, processes=2)
     process = start_and_wait_for(project, 3)
+    # Of torchrun: its workers are in groups of their own.
     os.killpg(process.pid, signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output
+    assert "Traceback" not in output
     stopped = int(re.search(r"stopped after step (\d+) of 40", output)[1])
     assert checkpoint_steps(project)[-1] == stopped
     assert not (project / "models" / "students" / "distilbert").exists()

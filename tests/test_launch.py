@@ -1,19 +1,26 @@
 """What starts training on clusters says what torchrun and the stage understand."""
 
 import json
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import yaml
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.launcher.api import LaunchConfig
 
 from stages.command import parser_for
 from stages.params import Launch
-from stages.training.processes import RESTARTABLE, start_processes
+from stages.training import torchrun as launcher
+from stages.training.processes import EXIT_CODE, start_processes
 from tests.conftest import ROOT
 
 SLURM = ROOT / "launch" / "slurm.sh"
@@ -24,7 +31,7 @@ def torchrun(words: list[str]) -> Any:
     """Parse a torchrun command line with torchrun's own parser."""
     from torch.distributed.run import get_args_parser
 
-    assert words[:3] == ["python", "-m", "torch.distributed.run"]
+    assert words[:3] == ["python", "-m", "stages.training.torchrun"]
     return get_args_parser().parse_args(words[3:])
 
 
@@ -40,7 +47,7 @@ def test_slurm_script_is_bash_and_starts_torchrun_on_every_node(tmp_path: Path) 
     said = tmp_path / "said"
     for name, program in {
         "scontrol": 'test "$*" = "show hostnames node[3-4]"; printf "node3\\nnode4\\n"',
-        "srun": f'printf "%s\\n" "$@" > {said}; env | grep TORCH_ >> {said}',
+        "srun": f'printf "%s\\n" "$@" > {said}',
     }.items():
         (tmp_path / name).write_text(f"#!/bin/sh\nset -e\n{program}\n")
         (tmp_path / name).chmod(0o755)
@@ -55,9 +62,7 @@ def test_slurm_script_is_bash_and_starts_torchrun_on_every_node(tmp_path: Path) 
             "SLURM_JOB_ID": "77",
         },
     )
-    *words, variable = said.read_text().splitlines()
-    assert variable == "=".join(*RESTARTABLE.items())
-    run = torchrun(words)
+    run = torchrun(said.read_text().splitlines())
     assert (run.nnodes, run.nproc_per_node, run.max_restarts) == ("2", "8", 3)
     assert (run.rdzv_backend, run.rdzv_id, run.rdzv_endpoint) == ("c10d", "77", "node3:29500")
     assert run.module
@@ -81,7 +86,6 @@ def test_kubernetes_job_is_one_torchrun_a_pod_that_finds_the_first() -> None:
     assert pod["subdomain"] == service["metadata"]["name"]
     assert service["spec"]["clusterIP"] == "None"
     assert service["spec"]["selector"] == {"job-name": name}
-    assert {e["name"]: e["value"] for e in container["env"]} == RESTARTABLE
     # Disks that are mounted are there, and the stage works on one of them.
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     assert set(mounts) == {volume["name"] for volume in pod["volumes"]}
@@ -137,6 +141,37 @@ def test_one_process_starts_nothing_and_several_become_torchrun(
     assert run.standalone
     assert (run.nproc_per_node, run.max_restarts) == ("4", 2)
     assert run.training_script_args == ["--student", "x"]
+
+
+@pytest.fixture
+def own_environment() -> Iterator[None]:
+    with mock.patch.dict(os.environ):
+        yield
+
+
+def test_launcher_gives_a_stop_more_time_than_torchrun_does(
+    monkeypatch: pytest.MonkeyPatch, own_environment: None
+) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(
+        "torch.distributed.run.main", lambda: given.append(LaunchConfig(1, 1, 1).shutdown_timeout)
+    )
+    assert launcher.main() == 0
+    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "300"
+    launcher.main()
+    assert given == [110, 300]
+
+
+@pytest.mark.parametrize(("told", "code"), [("75", 75), ("2", 2), ("", 1)])
+def test_launcher_that_is_signalled_ends_as_its_workers_do(
+    monkeypatch: pytest.MonkeyPatch, own_environment: None, told: str, code: int
+) -> None:
+    def signalled() -> None:
+        Path(os.environ[EXIT_CODE]).write_text(told)
+        raise SignalException("", signal.SIGTERM)
+
+    monkeypatch.setattr("torch.distributed.run.main", signalled)
+    assert launcher.main() == code
 
 
 def test_launch_command_is_given_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:

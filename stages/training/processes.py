@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -24,9 +25,8 @@ if TYPE_CHECKING:
 
 LAUNCHER = "DISTILLERY_LAUNCHER"
 """The variable that tells workers the process id of the torchrun they belong to."""
-RESTARTABLE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-"""Gives the processes a new store at every restart. In the shared one they find the addresses of
-those that have died, and wait for them half an hour."""
+EXIT_CODE = "DISTILLERY_EXIT_CODE"
+"""The variable that names the file in which a worker tells that torchrun how it ends."""
 SECONDS_BETWEEN_LOOKS = 0.2
 
 T = TypeVar("T")
@@ -94,12 +94,10 @@ def start_processes(launch: "Launch") -> None:
     # Processes that each use every core wait for each other at every barrier.
     num_cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores // launch.num_processes)))
-    os.environ[LAUNCHER] = str(os.getpid())
-    os.environ |= RESTARTABLE
     torchrun = [
         sys.executable,
         "-m",
-        "torch.distributed.run",
+        "stages.training.torchrun",
         "--standalone",
         f"--nproc-per-node={launch.num_processes}",
         f"--max-restarts={launch.max_restarts}",
@@ -116,6 +114,7 @@ def joined_processes() -> Iterator[Processes]:
         return
     launcher = int(os.environ.get(LAUNCHER, os.getppid()))
     _die_with(launcher)
+    _tell_launcher("")
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -125,6 +124,7 @@ def joined_processes() -> Iterator[Processes]:
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), device)
     except DistilleryError as error:
+        _tell_launcher(str(error.exit_code))
         if not isinstance(error, Interrupted):
             _start_no_more(launcher)
         raise
@@ -145,6 +145,12 @@ def _die_with(launcher: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, name="launcher watch", daemon=True).start()
+
+
+def _tell_launcher(exit_code: str) -> None:
+    """Leave the exit code of this process, or none yet, where torchrun ends with it."""
+    if file := os.environ.get(EXIT_CODE):
+        Path(file).write_text(exit_code, encoding="ascii")
 
 
 def _start_no_more(launcher: int) -> None:
