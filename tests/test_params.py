@@ -15,6 +15,10 @@ from tests.conftest import ROOT
 PHASE = {"name": "one", "objectives": [{"kind": "mlm"}]}
 NO_WEIGHT = {"kind": "patience"}
 GENRE = {"folder": "raw", "texts": ["line"], "labels": ["verse", "prose"], "metrics": ["mcc"]}
+ON_A_TASK = {
+    "name": "kd", "labels": 1, "num_epochs": 1, "learning_rate": 0.1,
+    "by_task": {"cola": {"num_epochs": 2}, "cloa": {"num_epochs": 3}},
+}  # fmt: skip
 RECIPE = {
     "architecture": {"kind": "bert", "num_layers": 2},
     "initialise": {"kind": "random"},
@@ -101,6 +105,11 @@ def mistakes(path: Path) -> list[str]:
         (
             {"evaluation.own_tasks": {"cola": GENRE}},
             "evaluation: own_tasks: 'cola' is a task already; give yours another name",
+        ),
+        (
+            {"evaluation.task_distillation": {"kd": {"phases": [ON_A_TASK]}}},
+            "evaluation: task_distillation.kd names 'cloa', and there is no such task; there are: "
+            f"{', '.join(params.TASK_NAMES)}",
         ),
         (
             {"evaluation.finetune.grid": {"learning_rate": [0.1, 0]}},

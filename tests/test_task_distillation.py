@@ -26,6 +26,7 @@ from stages.errors import SettingsError
 from stages.evaluation.classifier import open_classifier
 from stages.evaluation.distil_task import _distil_once as distil_once
 from stages.evaluation.distil_task import distil_task
+from stages.evaluation.finetune import tuning_schedule
 from stages.evaluation.metrics import score
 from stages.evaluation.task_distillation import TaskDistillation
 from stages.evaluation.task_folder import TaskData, write_task
@@ -34,6 +35,7 @@ from stages.evaluation.tasks import get_task
 from stages.export.compressed import compress, prune_smallest
 from stages.files import read_json, write_json
 from stages.params import TaskPhase, load
+from stages.training.optimisation import learning_rate
 from tests import test_finetune
 from tests.conftest import ROOT
 from tests.test_finetune_spans import questions
@@ -231,7 +233,7 @@ def test_tinybert_learns_a_task_from_augmented_text(
     common = {"num_epochs": 1, "learning_rate": 0.01, "batch_examples": 16}
     phases = [
         common | {
-            "name": "intermediate", "decay": "constant",
+            "name": "intermediate", "decay": "constant", "by_task": {"sst2": {"num_epochs": 2}},
             "objectives": [{"kind": "attention_scores"}, {"kind": "hidden_states"}],
         },
         common | {"name": "prediction", "soft_targets": 1.0},
@@ -245,7 +247,38 @@ def test_tinybert_learns_a_task_from_augmented_text(
     assert 48 < report["num_train"] <= 4 * 48
     assert 0 <= report["score"]["median"] <= 100
     assert read_json(tmp_path / "report.json")["teacher_score"] == report["teacher_score"]
+    assert report["settings"]["augmentation"]["num_variants"] == 3
+    assert [phase["num_epochs"] for phase in report["settings"]["phases"]] == [2, 1]
     assert not list((tmp_path / ".scratch").glob("distil-task-*"))
+
+
+def test_tinybert_has_the_released_codes_settings_for_every_task() -> None:
+    recipe = load(ROOT / "profiles" / "tinybert.yaml").evaluation.task_distillation["tinybert"]
+    found = {}
+    for task in ("cola", "mnli", "mrpc", "sst2", "stsb", "qqp", "qnli", "rte"):
+        on_task = recipe.on(task)
+        intermediate, prediction = on_task.phases
+        assert (prediction.num_epochs, prediction.warmup_fraction) == (3, 0.1)
+        schedule = tuning_schedule(intermediate, decay=intermediate.decay)
+        # No warm-up and no decay: its schedule is called "none".
+        assert learning_rate(schedule, 0, 100) == learning_rate(schedule, 99, 100) == 5e-5
+        assert on_task.augmentation is not None
+        found[task] = (intermediate.num_epochs, on_task.augmentation.num_variants)
+    assert found == {
+        "cola": (50, 30), "mnli": (5, 10), "mrpc": (20, 30), "sst2": (10, 20),
+        "stsb": (20, 30), "qqp": (5, 10), "qnli": (10, 20), "rte": (20, 30),
+    }  # fmt: skip
+
+
+def test_a_task_sets_what_it_names_and_leaves_the_rest() -> None:
+    phase = loss_of(
+        labels=1.0, batch_examples=8, by_task={"rte": {"num_epochs": 10, "learning_rate": 1e-4}}
+    ).phase
+    there, elsewhere = phase.on("rte"), phase.on("cola")
+    assert (there.num_epochs, there.learning_rate, there.batch_examples) == (10, 1e-4, 8)
+    assert (elsewhere.num_epochs, elsewhere.learning_rate) == (1, 0.01)
+    # What others set decides nothing here, and so is no part of a run's fingerprint.
+    assert there.by_task == elsewhere.by_task == {}
 
 
 KD = {

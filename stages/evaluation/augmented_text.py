@@ -39,11 +39,10 @@ def augment(
         num_candidates=settings.num_candidates,
         probability=settings.probability,
     )
-    num_variants = settings.num_variants_by_task.get(task["name"], settings.num_variants)
     pieces = [table]
     for offset, column in enumerate(("text_a", "text_b")):
         texts = [text or "" for text in table[column].to_pylist()]
-        variants = augmenter.variants(texts, num_variants, seed + offset)
+        variants = augmenter.variants(texts, settings.num_variants, seed + offset)
         rows = [row for row, found in enumerate(variants) for _ in found]
         varied = pa.array([variant for found in variants for variant in found], pa.string())
         taken = table.take(pa.array(rows, pa.int64()))

@@ -57,8 +57,8 @@ def distil_task(
             f"--recipe {recipe}: evaluation.task_distillation in params.yaml has "
             f"{', '.join(known) or 'none: give it a recipe with phases'}"
         )
-    settings = known[recipe]
     task = read_json(task_folder / "task.json")
+    settings = known[recipe].on(task["name"])
     if task["kind"] == "span" and settings.augmentation is not None:
         raise SettingsError(f"{task['name']}: the answers of changed texts are not known")
     # Where fine-tuning has a grid, the teacher takes its first choice.

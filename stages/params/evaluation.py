@@ -117,3 +117,14 @@ class Evaluation(Settings):
             if task not in self.tasks:
                 raise ValueError(f"finetune.by_task names '{task}', which tasks leaves out")
         return self
+
+    @model_validator(mode="after")
+    def _distilled_tasks_exist(self) -> "Evaluation":
+        known = (*TASK_NAMES, *self.own_tasks)
+        for recipe, settings in self.task_distillation.items():
+            for task in sorted(settings.named_tasks - set(known)):
+                raise ValueError(
+                    f"task_distillation.{recipe} names '{task}', and there is no such task; there "
+                    f"are: {', '.join(known)}"
+                )
+        return self

@@ -55,12 +55,24 @@ class Augmentation(Settings):
     num_variants: Positive = Field(default=20, json_schema_extra={"paper": "20; 10 to 30 in code"})
     """At most so many variants of every sentence (N_a)."""
     num_variants_by_task: dict[Name, Positive] = Field(default_factory=dict)
-    """Where a task has another number, by its name (cola: 30, mnli: 10, ... in the released code,
-    which reads none of them)."""
+    """Where a task has another number, by its name: cola 30, mnli 10, ... in the released code."""
     num_candidates: Positive = Field(default=15, json_schema_extra={"paper": "15"})
     """Words that may stand for a word (K)."""
     probability: Fraction = Field(default=0.4, json_schema_extra={"paper": "0.4"})
     """Of replacing a word (p_t)."""
+
+    def on(self, task: str) -> "Augmentation":
+        """Return what is in force on a task."""
+        num = self.num_variants_by_task.get(task, self.num_variants)
+        return self.model_copy(update={"num_variants": num, "num_variants_by_task": {}})
+
+
+class PhaseTuning(Settings):
+    """What one task sets in place of a phase's settings; null leaves those."""
+
+    num_epochs: float | None = Field(default=None, gt=0)
+    batch_examples: Positive | None = None
+    learning_rate: float | None = Field(default=None, gt=0, le=1)
 
 
 class TaskPhase(Settings):
@@ -83,6 +95,14 @@ class TaskPhase(Settings):
     decay: Literal["linear", "constant"] = "linear"
     batch_examples: Positive = 32
     weight_decay: float = Field(default=0.01, ge=0)
+    by_task: dict[Name, PhaseTuning] = Field(default_factory=dict)
+    """Small tasks need more epochs than large ones. How long texts may be is fine-tuning's to say,
+    of every task as well: teacher and student read the same."""
+
+    def on(self, task: str) -> "TaskPhase":
+        """Return what is in force on a task."""
+        own = self.by_task.get(task, PhaseTuning()).model_dump(exclude_none=True)
+        return self.model_copy(update={"by_task": {}} | own)
 
     @model_validator(mode="after")
     def _has_a_loss(self) -> "TaskPhase":
@@ -100,3 +120,15 @@ class TaskDistillation(Settings):
     phases: list[TaskPhase] = Field(min_length=1)
     augmentation: Augmentation | None = None
     dropout: Fraction = 0.1
+
+    def on(self, task: str) -> "TaskDistillation":
+        """Return what is in force on a task."""
+        phases = [phase.on(task) for phase in self.phases]
+        augmentation = self.augmentation.on(task) if self.augmentation else None
+        return self.model_copy(update={"phases": phases, "augmentation": augmentation})
+
+    @property
+    def named_tasks(self) -> set[str]:
+        """The tasks that have settings of their own."""
+        found = {task for phase in self.phases for task in phase.by_task}
+        return found | set(self.augmentation.num_variants_by_task if self.augmentation else ())
