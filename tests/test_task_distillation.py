@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from stages.distillation.layer_terms import layer_term
-from stages.errors import SettingsError
+from stages.errors import DataError, SettingsError, TeacherError
 from stages.evaluation.classifier import open_classifier
 from stages.evaluation.distil_task import _distil_once as distil_once
 from stages.evaluation.distil_task import distil_task
@@ -31,10 +31,12 @@ from stages.evaluation.metrics import score
 from stages.evaluation.task_distillation import TaskDistillation
 from stages.evaluation.task_folder import TaskData, write_task
 from stages.evaluation.task_models import answers, read_split, scored
+from stages.evaluation.task_teacher import check_tokenizers
 from stages.evaluation.tasks import get_task
 from stages.export.compressed import compress, prune_smallest
 from stages.files import read_json, write_json
 from stages.params import TaskPhase, load
+from stages.teacher.models import save_model as save_model_with
 from stages.training.optimisation import learning_rate
 from tests import test_finetune
 from tests.conftest import ROOT
@@ -347,6 +349,57 @@ def test_student_that_answers_with_spans_is_kept_too(
     )  # fmt: skip
     again = scored({"validation": answers(model, split, description)}, description)
     assert again["f1"] == report["metrics"]["f1"]["median"]
+
+
+def save_classifier(teacher: Path, folder: Path, labels: list[str] | None) -> Path:
+    save_model_with(open_classifier(teacher, labels, 0.1, 5), teacher, folder)
+    return folder
+
+
+def test_a_teacher_that_was_tuned_teaches_as_it_is(
+    task: Path, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    tuned = save_classifier(pair[0], tmp_path / "tuned", ["a", "b"])
+    with pytest.MonkeyPatch.context() as patch:
+        # It is the students that are trained, and nobody else.
+        patch.setattr("stages.evaluation.distil_task.tune_on_labels", None)
+        params = settings_with(tmp_path, task_distillation={"kd": {"phases": [KD]}})
+        report = distil_task(*pair, task, "kd", params, ALONE, tmp_path / "r.json", None, tuned)
+    description = read_json(task / "task.json")
+    split = read_split(
+        task, description, "validation", pair[1] / "tokenizer.json",
+        params.evaluation.finetune, None,
+    )  # fmt: skip
+    model = AutoModelForSequenceClassification.from_pretrained(tuned)
+    own = scored({"validation": answers(model, split, description)}, description)
+    assert report["teacher_score"] == 100 * own["accuracy"]
+
+
+def test_a_teacher_of_another_head_or_tokenizer_is_refused(
+    task: Path, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    params = settings_with(tmp_path, task_distillation={"kd": {"phases": [KD]}})
+
+    def refused(tuned: Path, message: str, error: type[Exception] = TeacherError) -> None:
+        with pytest.raises(error, match=message):
+            distil_task(*pair, task, "kd", params, ALONE, tmp_path / "r.json", None, tuned)
+
+    refused(pair[0], "teacher is BertForMaskedLM, which was not fine-tuned on SST-2")
+    three = save_classifier(pair[0], tmp_path / "three", ["a", "b", "c"])
+    refused(three, "three has 3 labels, and SST-2 has 2")
+    refused(save_classifier(pair[0], tmp_path / "one", None), "one has 1 labels, and SST-2 has 2")
+    turned = save_classifier(pair[0], tmp_path / "turned", ["b", "a"])
+    refused(turned, r"labels \['b', 'a'\], and the task has \['a', 'b'\]", DataError)
+    other = save_classifier(pair[0], tmp_path / "other", ["a", "b"])
+    file = other / "tokenizer.json"
+    # How text was last cut is no difference; which id a word has, is.
+    write_json(file, read_json(file) | {"truncation": None, "padding": None})
+    check_tokenizers(pair[1], other)
+    tokenizer = read_json(file)
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["true"], vocabulary["false"] = vocabulary["false"], vocabulary["true"]
+    write_json(file, tokenizer)
+    refused(other, "other/tokenizer.json differs from .*student/tokenizer.json in model: both")
 
 
 def test_recipe_that_is_not_there_is_refused(task: Path, tmp_path: Path) -> None:

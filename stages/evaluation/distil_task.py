@@ -1,7 +1,8 @@
 """Distil a fine-tuned teacher into a student on one task, with every seed, and score it.
 
 PD, BERT-PKD and TinyBERT's second stage, by a recipe of `evaluation.task_distillation`. The
-teacher is fine-tuned first, as `evaluation.finetune` says; the student's text may be augmented.
+teacher is fine-tuned first, as `evaluation.finetune` says, unless one that was is given; the
+student's text may be augmented.
 Reads two stock model folders and a task's examples; writes a report like fine-tuning's, and with
 --out the student whose score is the median. Killed anywhere, the same command goes on from the last
 teacher, text or seed that was finished.
@@ -25,11 +26,12 @@ from stages.errors import SettingsError
 from stages.evaluation.augmented_text import augment
 from stages.evaluation.classifier import logits_of_all
 from stages.evaluation.examples import ShuffledBatches
-from stages.evaluation.finetune import finetune_once, spread, tune, tuning_schedule
+from stages.evaluation.finetune import spread, tune, tune_on_labels, tuning_schedule
 from stages.evaluation.keep import median_seed
 from stages.evaluation.metrics import headline
 from stages.evaluation.task_distillation import TaskDistillation
 from stages.evaluation.task_models import Split, answers, open_model, read_split, scored
+from stages.evaluation.task_teacher import check_tokenizers, open_tuned
 from stages.files import atomic_output, read_json, scratch, sha256_of, sha256_of_tree, write_json
 from stages.params import Params, load
 from stages.params import TaskDistillation as Settings
@@ -46,10 +48,24 @@ def distil_task(
     processes: Processes,
     report_file: Path,
     out: Path | None = None,
+    tuned_teacher: Path | None = None,
 ) -> dict[str, Any]:
     """Write the report of one student on one task by one recipe, and return it.
 
-    The student of the seed with the median score goes to `out`, if that is given.
+    Args:
+        teacher_folder: A masked language model, which is fine-tuned and may augment text.
+        student_folder: Any stock model with the teacher's tokenizer.
+        task_folder: With the task's examples.
+        recipe: A name under `evaluation.task_distillation`.
+        params: The settings.
+        processes: That train.
+        report_file: Where the report goes.
+        out: Where the student of the seed with the median score goes; None keeps none.
+        tuned_teacher: A model that was fine-tuned on the task already, which then teaches.
+
+    Raises:
+        SettingsError: there is no such recipe, or it cannot be had on this task.
+        TeacherError: a teacher has another tokenizer or another head.
     """
     known = params.evaluation.task_distillation
     if recipe not in known:
@@ -61,6 +77,8 @@ def distil_task(
     settings = known[recipe].on(task["name"])
     if task["kind"] == "span" and settings.augmentation is not None:
         raise SettingsError(f"{task['name']}: the answers of changed texts are not known")
+    teachers = [teacher_folder, *([tuned_teacher] if tuned_teacher else [])]
+    check_tokenizers(student_folder, *teachers)
     # Where fine-tuning has a grid, the teacher takes its first choice.
     tuning = params.evaluation.finetune.choices(task["name"])[0]
     workspace = scratch(
@@ -69,7 +87,7 @@ def distil_task(
         tuning.model_dump(mode="json"),
         # That of the text, and of the teacher.
         (params.seed, params.evaluation.seeds[0]),
-        *(sha256_of(folder / "model.safetensors") for folder in (teacher_folder, student_folder)),
+        *(sha256_of(folder / "model.safetensors") for folder in (*teachers, student_folder)),
         sha256_of_tree(task_folder),
     )
     tokenizer = student_folder / "tokenizer.json"
@@ -79,15 +97,14 @@ def distil_task(
         return read_split(folder, task, split, tokenizer, tuning, limit)
 
     judged = {split: read(split) for split in task["validation_splits"]}
-    tuned = workspace / "teacher"
+    tuned = tuned_teacher or workspace / "teacher"
     if not tuned.exists():
         seed = params.evaluation.seeds[0]
-        *_, teacher = finetune_once(
-            teacher_folder, task, read("train"), judged, tuning, params.launch, processes, seed
-        )
+        teacher = open_model(teacher_folder, task, tuning.dropout, seed).to(processes.device)
+        tune_on_labels(teacher, task, read("train"), tuning, params.launch, processes, seed)
         with atomic_output(tuned) as target:
             teacher.save_pretrained(target)
-    teacher = open_model(tuned, task, 0.0, 0).to(processes.device).eval()
+    teacher = open_tuned(tuned, task).to(processes.device)
     given = {split: answers(teacher, examples, task) for split, examples in judged.items()}
     text = task_folder
     if settings.augmentation is not None:
@@ -204,6 +221,7 @@ def main(arguments: argparse.Namespace) -> None:
             processes,
             arguments.report,
             arguments.out,
+            arguments.tuned_teacher,
         )
     log.info(
         "%s by %s on %s: median %.1f, its teacher %.1f",
@@ -225,5 +243,11 @@ if __name__ == "__main__":
         type=Path,
         metavar="PATH",
         help="where to leave the student of the median's seed, a stock model with its tokenizer",
+    )
+    parser.add_argument(
+        "--tuned-teacher",
+        type=Path,
+        metavar="PATH",
+        help="a model fine-tuned on the task, such as stages.evaluation.keep leaves: it teaches",
     )
     run(main, parser)
