@@ -1,13 +1,16 @@
 """One table of all models, from the reports of a small run and rows beside them."""
 
+import argparse
 import logging
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from stages.errors import DataError
-from stages.report.comparison import pareto, read_rows, table
+from stages.report.comparison import main, pareto, read_rows, table
+from tests.conftest import ROOT
 from tests.report_world import STUDENTS, TASKS, finetune_report, put, write_reports
 
 
@@ -18,7 +21,8 @@ def folder(tmp_path: Path) -> Path:
         report = finetune_report(task, values)
         put(
             reports / "beside" / "int8" / f"{task}.json",
-            report | {"model": "teacher", "runtime": "ONNX INT8", "weights_megabytes": 21.0},
+            {name: value for name, value in report.items() if name != "seconds"}
+            | {"model": "teacher", "runtime": "ONNX INT8", "weights_megabytes": 21.0},
         )
         put(reports / "beside" / "kd" / f"{task}.json", report | {"model": "distilbert"})
     return reports
@@ -49,8 +53,9 @@ def test_models_stand_in_one_table_against_both_baselines(folder: Path) -> None:
     # Its size is its own, its time that of its runtime; it has no training of its own.
     assert found["int8"][:6] == ["22.0", "21.0", "5.5", "-", "-", "-"]
     # As large and as fast as the student that it was made from, and better.
-    assert found["kd"][:5] == found["distilbert"][:5]
-    assert found["kd"][5] == "-"
+    assert found["kd"][:4] == found["distilbert"][:4]
+    # 90 s before, and 30 s on each of two tasks for three seeds.
+    assert found["kd"][4:6] == ["110", "-"]
     assert (found["int8"][-1], found["teacher"][-1], found["kd"][-1]) == (
         "time, size", "time, size", "",
     )  # fmt: skip
@@ -69,6 +74,26 @@ def test_row_that_lacks_a_task_is_named_and_left_out(
     (folder / "finetune" / "teacher" / "package.json").unlink()
     with pytest.raises(DataError, match=r"teacher/package.json does not exist; run: dvc repro"):
         read_rows(folder, STUDENTS, TASKS)
+
+
+def test_columns_may_be_chosen_for_rows_of_few_tasks(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (folder / "beside" / "kd" / "package.json").unlink()
+    shutil.copyfile(ROOT / "profiles" / "offline.yaml", tmp_path / "params.yaml")
+    monkeypatch.chdir(tmp_path)
+    main(
+        argparse.Namespace(
+            reports=folder, tasks=["acceptability"], against=["mlm_only"], picture=None
+        )
+    )
+    found = cells(capsys.readouterr().out)
+    assert found[""][6:9] == ["acceptability", "mean", "over mlm_only"]
+    # 90 s and a third of 30; 49 against 30.
+    assert (found["kd"][4], found["kd"][7:9]) == ("100", ["49.0", "+19.0"])
 
 
 def test_picture_is_a_file_of_its_own_with_every_model_in_both_panels(folder: Path) -> None:

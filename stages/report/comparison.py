@@ -4,7 +4,7 @@ Reads the reports that the graph left, and reports/beside/<row>/<task>.json: row
 makes, such as distillation on a task (stages.evaluation.distil_task) or the teacher made smaller by
 other means (stages.export.compressed). Rows that lack a task are named and left out.
 
-Run: python -m stages.report.comparison --reports reports [--picture comparison.svg]
+Run: python -m stages.report.comparison --reports reports [--tasks squad] [--picture comparison.svg]
 """
 
 import argparse
@@ -46,6 +46,7 @@ class Row:
     num_tokens: int | None
     """Of the corpus, in training."""
     seconds: float | None
+    """Of training, that on tasks included where a teacher teaches them; without fine-tuning."""
     heldout_kl: float | None
 
     @property
@@ -77,6 +78,14 @@ def read_rows(folder: Path, students: Sequence[str], tasks: Sequence[str]) -> li
         model = about["model"] if is_beside else name
         trained = folder / "students" / f"{model}.json"
         training = read_json(trained) if trained.exists() else {}
+        seconds = [training["seconds"]] if "seconds" in training else []
+        if is_beside:
+            # What a student takes on the tasks comes after what it took before them.
+            seconds += [
+                report["seconds"] / len(report["seeds"])
+                for report in by_task.values()
+                if "seconds" in report
+            ]
         cost = _cost(speed, model, about.get("runtime", PYTORCH))
         found.append(
             Row(
@@ -86,7 +95,7 @@ def read_rows(folder: Path, students: Sequence[str], tasks: Sequence[str]) -> li
                 megabytes=about.get("weights_megabytes", cost.get("megabytes")),
                 milliseconds=cost.get("milliseconds"),
                 num_tokens=training.get("num_tokens"),
-                seconds=training.get("seconds"),
+                seconds=sum(seconds) if seconds else None,
                 heldout_kl=None if is_beside else training.get("heldout", {}).get("kl"),
             )
         )
@@ -187,7 +196,8 @@ def main(arguments: argparse.Namespace) -> None:
     """Print the table, and draw the picture where one is asked for."""
     settings = params.load()
     evaluation = settings.evaluation
-    rows = read_rows(arguments.reports, evaluation.students, evaluation.tasks)
+    tasks = arguments.tasks or evaluation.tasks
+    rows = read_rows(arguments.reports, evaluation.students, tasks)
     # Whoever is compared, they are compared with what no teacher and no training gave.
     untrained = [name for name, recipe in settings.recipes.items() if not recipe.phases]
     baselines = [*([evaluation.baseline] if evaluation.baseline else []), *untrained]
@@ -201,6 +211,9 @@ if __name__ == "__main__":
     parser = parser_for(__doc__, ["reports"])
     parser.add_argument(
         "--picture", type=Path, metavar="PATH", help="of both Pareto fronts, as SVG"
+    )
+    parser.add_argument(
+        "--tasks", nargs="+", metavar="TASK", help="columns (default: evaluation.tasks)"
     )
     parser.add_argument(
         "--against",
