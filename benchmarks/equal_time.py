@@ -22,7 +22,13 @@ from benchmarks.distillation import CLOCKS
 from benchmarks.quality import parser_of_corpora
 from stages import params
 from stages.corpus.reading import Sequences, open_split
-from stages.distillation.phases import hold_unreached, phase_losses, rate_factors, stretches
+from stages.distillation.phases import (
+    batches_of,
+    hold_unreached,
+    phase_losses,
+    rate_factors,
+    stretches,
+)
 from stages.files import write_text
 from stages.params import TEACHER, Params
 from stages.students.building import build
@@ -73,10 +79,7 @@ def one_round(
             plan, student, asked, taught_by[0].config, settings.distill, seed=settings.seed
         )
         for index, (stretch, loss) in enumerate(zip(plan, losses, strict=True)):
-            masking = stretch.phase.masking or settings.distill.masking
-            size = stretch.schedule.batch_sequences
-            fraction = settings.distill.sampled_fraction
-            source = Stamped(MaskedBatches(sequences, size, index, masking, fraction), clock)
+            source = Stamped(batches_of(stretch, loss, sequences, settings.distill, index), clock)
             factors = rate_factors(loss, stretch.only_layer)
             hold_unreached(loss, source.batches(0), ALONE.device, factors)
             train(

@@ -17,6 +17,7 @@ from transformers import (
     RobertaConfig,
     RobertaForMaskedLM,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from stages.errors import SettingsError
 from stages.params import AtRandom, FromEmbeddings, FromLayers, MobileBertShape, Recipe, Shape
@@ -145,6 +146,41 @@ def test_student_is_a_stock_model_with_a_known_head(name: str, tmp_path: Path) -
         again = AutoModelForMaskedLM.from_pretrained(tmp_path, local_files_only=True)
     torch.testing.assert_close(logits(again), logits(student))
     assert "tapped" not in (tmp_path / "config.json").read_text()
+
+
+class Stopwatch:
+    """Which layers of a model ended."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.ended: list[int] = []
+        layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+        for index, layer in enumerate(layers):
+            layer.register_forward_hook(lambda *_, index=index: self.ended.append(index))
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "modernbert", "ib_bert"])
+@pytest.mark.parametrize(
+    ("hidden", "attention", "num_ended"),
+    [((0,), (), 0), ((0, 2), (), 2), ((1, 3), (2,), 3), ((1,), (3,), 2), ((), (2,), 1)],
+)
+def test_nothing_is_computed_after_what_is_looked_at(
+    kind: str, hidden: tuple[int, ...], attention: tuple[int, ...], num_ended: int
+) -> None:
+    model, taps = teacher_of(kind), Taps(frozenset(hidden), frozenset(attention))
+    whole = look(model, INPUT_IDS, ATTENTION, taps)
+    watch = Stopwatch(model)
+    part = look(model, INPUT_IDS, ATTENTION, taps, to_the_end=False)
+    assert watch.ended == list(range(num_ended))
+    assert part.last_BSD is None
+    assert part.hidden.keys() == whole.hidden.keys() == set(hidden)
+    for index in hidden:
+        torch.testing.assert_close(part.hidden[index], whole.hidden[index])
+    for index in attention:
+        torch.testing.assert_close(part.attention[index].queries, whole.attention[index].queries)
+    # What was hooked is as it was, and the last hidden state needs all layers.
+    watch.ended.clear()
+    look(model, INPUT_IDS, ATTENTION, Taps(hidden=frozenset({0, 4})), to_the_end=False)
+    assert watch.ended == [0, 1, 2, 3]
 
 
 def test_random_student_is_the_same_for_the_same_seed() -> None:

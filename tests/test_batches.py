@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from stages.params import Masking
-from stages.training.batches import MaskedBatches, Order, micro_batches, share, with_rows
+from stages.training.ahead import Ahead
+from stages.training.batches import Batch, MaskedBatches, Order, micro_batches, share, with_rows
 from stages.training.masking import importance_of, mask_batch, masking_weights
 from tests.tiny_models import SPECIAL, VOCABULARY, batches, tiny_sequences
 
@@ -162,3 +163,36 @@ def test_every_word_is_as_likely_whatever_its_length() -> None:
     short, long = int((labels == 10).sum()), int((labels == 11).sum())
     assert short + 3 * long == pytest.approx(0.15 * rows.size, abs=3)
     assert short / (short + long) == pytest.approx(0.5, abs=0.05)
+
+
+def test_batches_made_ahead_are_the_same_from_whatever_step_and_none_is_made_beyond() -> None:
+    plain, asked = batches(), []
+
+    def noting(step: int) -> Batch:
+        asked.append(step)
+        return batches()(step)
+
+    with Ahead(noting, 6) as ahead:
+        for step in (0, 1, 4, 5):
+            for name, tensor in ahead(step).items():
+                assert torch.equal(tensor, plain(step)[name])
+    # Step 2 had been begun when step 4 was asked for instead.
+    assert asked == [0, 1, 2, 4, 5]
+
+
+def test_what_goes_wrong_in_a_batch_made_ahead_is_raised_where_it_is_asked_for() -> None:
+    def failing(step: int) -> Batch:
+        if step == 1:
+            raise OSError("the disk is gone")
+        return batches()(step)
+
+    with Ahead(failing, 3) as ahead:
+        ahead(0)
+        with pytest.raises(OSError, match="the disk is gone"):
+            ahead(1)
+
+
+def test_batches_made_ahead_have_the_order_of_their_own() -> None:
+    with Ahead(batches(), 3) as ahead:
+        ahead(0)
+        assert list(ahead.order.indices(2)) == list(batches().order.indices(2))

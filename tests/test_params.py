@@ -13,6 +13,7 @@ from stages.errors import SettingsError
 from tests.conftest import ROOT
 
 PHASE = {"name": "one", "objectives": [{"kind": "mlm"}]}
+SOFT = {"name": "one", "objectives": [{"kind": "soft_targets"}]}
 NO_WEIGHT = {"kind": "patience"}
 GENRE = {"folder": "raw", "texts": ["line"], "labels": ["verse", "prose"], "metrics": ["mcc"]}
 ON_A_TASK = {
@@ -117,8 +118,29 @@ def mistakes(path: Path) -> list[str]:
         ),
         (
             {"students.distilbert": RECIPE | {"phases": [PHASE | {"masking": {"fraction": 0}}]}},
-            "students.distilbert.phases.0: masking.fraction is 0, but mlm and mixed_labels restore "
-            "tokens",
+            "students.distilbert: phase one: masking.fraction is 0, but mlm is of masked tokens",
+        ),
+        (
+            {
+                "distill.masking": {"fraction": 0},
+                "distill.positions": "masked",
+                "students.distilbert": RECIPE | {"phases": [SOFT]},
+            },
+            "students.distilbert: phase one: masking.fraction is 0, but soft_targets is of "
+            "masked tokens",
+        ),
+        (
+            {
+                "students.distilbert": RECIPE
+                | {"phases": [SOFT | {"objectives": 2 * SOFT["objectives"]}]}
+            },
+            "students.distilbert.phases.0: objective soft_targets is there twice: a phase has one "
+            "of a kind",
+        ),
+        (
+            {"students.distilbert": RECIPE | {"phases": [SOFT | {"progressive": True}]}},
+            "students.distilbert.phases.0: objective soft_targets: a progressive phase teaches one "
+            "layer after another, by hidden_states, attention_scores, feature_maps, attention_maps",
         ),
         (
             {"distill.schedule.num_epochs": 3},

@@ -16,6 +16,7 @@ from stages.plan.estimate import Plan, plans
 from stages.plan.memory import memory_of
 from stages.plan.sharing import sharing_of
 from stages.plan.teachers import KNOWN, teacher_config
+from stages.students.heads import encode
 from stages.training.hardware import PEAKS
 from stages.training.work import Asked, work_per_token
 from tests.conftest import ROOT
@@ -129,7 +130,7 @@ def test_activations_are_those_that_a_real_forward_pass_keeps() -> None:
     with torch.device("meta"):
         shape = BertForMaskedLM(config)
     memory = memory_of(
-        shape, [], micro_batch=3, sequence_length=8, precision="float32", num_processes=1
+        shape, [], micro_batch=3, sequence_length=16, precision="float32", num_processes=1
     )
     model, kept = BertForMaskedLM(config).train(), {}
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -140,7 +141,7 @@ def test_activations_are_those_that_a_real_forward_pass_keeps() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
-        hidden = model.base_model(input_ids=torch.zeros(3, 8, dtype=torch.int64))
+        hidden = encode(model, torch.zeros(3, 16, dtype=torch.int64), torch.ones(3, 16))
     assert hidden is not None
     real = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     assert memory.activations == pytest.approx(real, rel=0.1)
@@ -175,19 +176,22 @@ def test_command_says_it_for_people_and_for_programs(answer: Answer) -> None:
     assert "31 or 32 sequences a process and step, 1 pass, 2.3% of the time" in text
     assert re.search(r"memory   \d\.\d\d GiB a process, of the 131\.3 of H200\n", text)
     assert re.search(r"8\.9\d device-hours, 26\.\d\d at 3 a device-hour", text)
-    # One process has all of a step that 64 shared.
-    too_large = answer(f"{options} T4 --processes 1")
-    assert "of the 14.9 of T4: too much, lower launch.micro_batch_sequences" in too_large
     (distilbert, _) = json.loads(answer(f"{options} H200 --json"))["models"]
     assert 64 * distilbert["hours"] == pytest.approx(8.95, abs=0.06)
 
 
-def test_stretches_that_are_alike_are_printed_once_and_all_are_counted(answer: Answer) -> None:
+def test_a_progressive_phase_is_said_as_one_and_all_are_added_up(answer: Answer) -> None:
     options = "--profile mobilebert --corpus-tokens 4e9 --hardware H200 --processes 8"
     text = answer(options)
-    assert text.count("\nmobilebert, transfer_1 and 23 more like it, each: 36.6 M") == 1
-    assert "transfer_2" not in text
+    said = "mobilebert, transfer, 24 layers one after another: 36.6 M parameters, 240,000 steps"
+    assert text.count(f"\n{said}") == 1
     models = json.loads(answer(f"{options} --json"))["models"]
-    assert sum(model["name"].startswith("mobilebert, transfer_") for model in models) == 24
+    parts = [model for model in models if model["phase"] == "mobilebert, transfer"]
+    assert len(parts) == 24
+    # Nothing is run beyond the layer that is taught.
+    first, last = (parts[i]["work_per_token"]["student_forward"] for i in (0, -1))
+    assert first == pytest.approx(last / 24)
     in_all = 8 * sum(model["hours"] for model in models)
     assert f"{in_all:.2f} device-hours\n" in text.split("in all:")[-1]
+    too_large = answer(options.replace("H200", "T4"))
+    assert "of the 14.9 of T4: too much, lower launch.micro_batch_sequences\n" in too_large

@@ -327,6 +327,32 @@ def test_what_no_objective_reaches_is_held(tmp_path: Path) -> None:
     assert not [n for n in changed if "layer.2.output" in n or n.startswith("cls.")]
 
 
+def test_without_an_objective_on_logits_the_head_is_held_and_no_logits_are_formed() -> None:
+    loss = loss_of({"kind": "cosine"}, architecture=AS_WIDE)
+    hold_unreached(loss, batches()(0), CPU)
+    held = {name for name, p in loss.student.named_parameters() if not p.requires_grad}
+    assert {name for name in held if name.startswith("cls.")} == {
+        name for name, _ in loss.student.named_parameters() if name.startswith("cls.")
+    }
+    assert "rows" not in loss.prepare(batches()(0))
+
+
+def test_work_counts_the_layers_that_run() -> None:
+    teacher = ib_bert(num_hidden_layers=3)
+    given = recipe(**progressive(9))
+    student = build(teacher, given, dropout=0.0, seed=3)
+    plan = stretches(given, SETTINGS, 40, 3)
+    losses = phase_losses(plan, student, FrozenTeacher(teacher), teacher.config, SETTINGS, seed=5)
+    asked = [loss.asked(SETTINGS.masking, 0.1) for loss in losses]
+    assert [(a.student_layers, a.teacher_layers) for a in asked] == [
+        (1 / 3,) * 2,
+        (2 / 3,) * 2,
+        (1, 1),
+    ]
+    whole = loss_of(OBJECTIVES["soft_targets"], OBJECTIVES["hidden_states"])
+    assert whole.asked(SETTINGS.masking, 0.1).student_layers == 1
+
+
 def test_progressive_transfer_teaches_one_layer_at_a_time() -> None:
     teacher = ib_bert(num_hidden_layers=3)
     given = recipe(**progressive(9), scale_steps=2)
@@ -421,7 +447,7 @@ def test_short_student_is_a_recipe() -> None:
             NARROW,
             "the teacher's layer 4: it has 1 to 3",
         ),
-        ([{"kind": "mixed_labels"}, {"kind": "mlm"}], NARROW, "soft_targets and mlm are in it"),
+        ([{"kind": "cosine"}], NARROW, "phase only: objective cosine: the student's width is 8"),
     ],
 )
 def test_objective_that_does_not_fit_is_refused(objectives, architecture, message: str) -> None:

@@ -14,7 +14,13 @@ from pathlib import Path
 
 from stages.command import log, parser_for, run
 from stages.corpus.reading import Sequences, open_split
-from stages.distillation.phases import hold_unreached, phase_losses, rate_factors, stretches
+from stages.distillation.phases import (
+    batches_of,
+    hold_unreached,
+    phase_losses,
+    rate_factors,
+    stretches,
+)
 from stages.errors import SettingsError
 from stages.files import make_lasting, scratch, sha256_of, write_json
 from stages.params import TEACHER, Params, Successor, load
@@ -22,17 +28,17 @@ from stages.students.building import build
 from stages.students.heads import num_parameters
 from stages.teacher.models import open_teacher, save_model
 from stages.tracking.live import Training, live_curve
-from stages.training.batches import MaskedBatches
+from stages.training.ahead import Ahead
 from stages.training.checkpoints import CurveRow
 from stages.training.compiling import compile_layers
 from stages.training.curves import write_curve
 from stages.training.frozen_teacher import FrozenTeacher
-from stages.training.heldout import measure_heldout
+from stages.training.heldout import heldout_batches, measure_heldout
 from stages.training.loop import train
 from stages.training.processes import Processes, joined_processes, start_processes
 from stages.training.spending import Outcome, joined, later
 from stages.training.teacher_states import bytes_of_states, check_room, open_states
-from stages.training.work import asked_by, work_per_token
+from stages.training.work import work_per_token
 
 
 def distill(arguments: argparse.Namespace, params: Params, processes: Processes) -> None:
@@ -70,12 +76,7 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
     losses = phase_losses(plan, student, teacher, taught_by[0].config, settings, seed=params.seed)
     # Whoever taught it, a student is measured by the teacher: students then compare.
     reference = FrozenTeacher(models[TEACHER])
-    heldout = MaskedBatches(
-        open_split(arguments.shards, "heldout"),
-        params.launch.micro_batch_sequences,
-        params.seed,
-        settings.masking,
-    )
+    heldout = heldout_batches(arguments.shards, params.seed, settings.masking)
 
     def measured() -> dict[str, float]:
         return measure_heldout(student, reference, heldout.fixed(settings.heldout_sequences))
@@ -105,19 +106,13 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
         for index, (stretch, loss) in enumerate(zip(plan, losses, strict=True)):
             # Every stretch draws its own order, masks and dropout; the first those of the run.
             seed, size = params.seed + index, stretch.schedule.batch_sequences
-            masking = stretch.phase.masking or settings.masking
-            batches = MaskedBatches(sequences, size, seed, masking, settings.sampled_fraction)
+            batches = batches_of(stretch, loss, sequences, settings, seed)
             factors = rate_factors(loss, stretch.only_layer)
             hold_unreached(loss, batches(0), processes.device, factors)
             work = work_per_token(
                 student.config,
                 teacher.configs,
-                asked_by(
-                    loss.triple,
-                    loss.teacher is not None,
-                    masking,
-                    settings.sampled_fraction,
-                ),
+                loss.asked(stretch.phase.masking or settings.masking, settings.sampled_fraction),
                 sequence_length=length,
                 num_parameters=num_parameters(student),
                 tokens_per_step=size * length,
@@ -131,10 +126,10 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
             folder = workspace if alone else workspace / f"{index:02d}-{stretch.name}"
             # Each phase has checkpoints of its own; a rerun takes up the ends of those before.
             make_lasting(folder)
-            outcomes.append(
-                train(
+            with Ahead(batches, stretch.num_steps) as ahead:
+                outcome = train(
                     loss,
-                    batches,
+                    ahead,
                     stretch.schedule,
                     stretch.num_steps,
                     params.launch,
@@ -146,7 +141,7 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
                     flops_per_token=work.total,
                     listener=following(outcomes, listener),
                 )
-            )
+            outcomes.append(outcome)
     nothing = Outcome(0, 0.0, processes.device.type, processes.world_size, [])
     outcome = joined(outcomes or [nothing])
     if not processes.is_first:

@@ -6,9 +6,10 @@ comes beside them. Student and teacher run once, whatever the number of objectiv
 
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +18,16 @@ from stages.distillation.layer_terms import LayerTerm
 from stages.errors import SettingsError
 from stages.params import Cosine, MaskedTokens, MixedLabels, ObjectiveSettings, SoftTargets, Weights
 from stages.students.heads import MaskedLM, embeddings_join_head
-from stages.students.taps import Seen, Taps, look
+from stages.students.taps import Seen, Taps, layers_run, look
 from stages.students.unpadding import layout_of
 from stages.training.batches import Batch
 from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.teacher_states import TAUGHT, TeacherStates
 from stages.training.triple_loss import TripleLoss
+from stages.training.work import Asked, asked_by
 
 if TYPE_CHECKING:
-    from stages.params import Distill
+    from stages.params import Distill, Masking
 
 
 class PhaseLoss(nn.Module):
@@ -64,6 +66,21 @@ class PhaseLoss(nn.Module):
         """Whether the teacher's last hidden states are all that is asked of it."""
         return self.teacher is not None and self.teacher_taps == Taps()
 
+    @property
+    def samples(self) -> bool:
+        """Whether batches must say where soft targets are compared."""
+        return self.triple is not None and self.triple.samples
+
+    def asked(self, masking: "Masking", sampled_fraction: float) -> Asked:
+        """Return what a step asks of student and teacher, by how much text is masked."""
+        asked = asked_by(self.triple, self.teacher is not None, masking, sampled_fraction)
+        student = _share(self.student.config, self.student_taps, to_the_end=self.triple is not None)
+        if self.teacher is None:
+            return replace(asked, student_layers=student)
+        asks = self.triple is not None and self.triple.teacher is not None
+        teacher = _share(self.teacher.configs[0], self.teacher_taps, to_the_end=asks)
+        return replace(asked, student_layers=student, teacher_layers=teacher)
+
     def counts(self, batch: Batch) -> list[float]:
         """Return what each term sums over."""
         counts = self.triple.counts(batch) if self.triple else []
@@ -81,7 +98,8 @@ class PhaseLoss(nn.Module):
         """Return the weighted loss of a micro-batch, and each term's sum."""
         inputs = batch["input_ids"], batch["attention_mask"]
         # Layers above those that an objective reads are not run.
-        with embeddings_join_head(self.student) if self.triple else nullcontext():
+        joins = self.triple is not None and self.triple.reads_logits
+        with embeddings_join_head(self.student) if joins else nullcontext():
             student = look(
                 self.student,
                 *inputs,
@@ -126,13 +144,10 @@ def triple_of(
     value is smaller by the entropy of the teacher's part, the gradient is the same.
 
     Raises:
-        SettingsError: two objectives that need different soft targets.
+        SettingsError: the cosine of states that differ in width.
     """
     weights = {"ce": 0.0, "mlm": 0.0, "cos": 0.0}
     temperature, positions = 1.0, "masked"
-    kinds = {objective.kind for objective in objectives}
-    if "mixed_labels" in kinds and kinds & {"soft_targets", "mlm"}:
-        raise SettingsError("objective mixed_labels: soft_targets and mlm are in it already")
     for objective in objectives:
         if isinstance(objective, SoftTargets):
             weights["ce"] = objective.weight
@@ -144,12 +159,22 @@ def triple_of(
         elif isinstance(objective, MaskedTokens):
             weights["mlm"] = objective.weight
         elif isinstance(objective, Cosine):
+            mine, theirs = student.config.hidden_size, teacher.configs[0].hidden_size
+            if mine != theirs:
+                raise SettingsError(
+                    f"objective cosine: the student's width is {mine} and the teacher's {theirs}"
+                )
             weights["cos"] = objective.weight
     if not any(weights.values()):
         return None
     return TripleLoss(
         student, teacher, Weights(**weights), temperature=temperature, positions=positions
     )
+
+
+def _share(config: Any, taps: Taps, *, to_the_end: bool) -> float:
+    num_layers: int = config.num_hidden_layers
+    return layers_run(taps, num_layers, to_the_end=to_the_end) / num_layers
 
 
 def _all(taps: Iterable[Taps]) -> Taps:

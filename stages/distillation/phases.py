@@ -12,12 +12,13 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from stages.corpus.reading import Sequences
 from stages.distillation.layer_terms import layer_term
 from stages.distillation.phase_loss import PhaseLoss, triple_of
 from stages.errors import SettingsError
 from stages.params import Distill, Phase, Recipe, Schedule
 from stages.students.heads import MaskedLM
-from stages.training.batches import Batch
+from stages.training.batches import Batch, MaskedBatches
 from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.loop import Objective
 
@@ -61,6 +62,17 @@ def stretches(
             for layer in range(1, num_layers + 1)
         ]
     return found
+
+
+def batches_of(
+    stretch: Stretch, loss: PhaseLoss, sequences: Sequences, settings: Distill, seed: int
+) -> MaskedBatches:
+    """Return the batches of a stretch; seeded, they are its own order and masks."""
+    masking = stretch.phase.masking or settings.masking
+    # Drawing where soft targets are compared takes a third of a batch's time.
+    fraction = settings.sampled_fraction if loss.samples else None
+    size = stretch.schedule.batch_sequences
+    return MaskedBatches(sequences, size, seed, masking, fraction)
 
 
 def phase_losses(

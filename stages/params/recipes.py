@@ -78,6 +78,10 @@ TEACHER = "teacher"
 """What recipes call the model of the section of that name."""
 
 
+BY_LAYER = ("hidden_states", "attention_scores", "feature_maps", "attention_maps")
+"""Objectives that are a sum over layers, of which one can be had alone."""
+
+
 class Phase(Settings):
     """A stretch of training with its own objectives and schedule."""
 
@@ -92,11 +96,39 @@ class Phase(Settings):
     each the loss of one layer alone; those below learn at a tenth of the rate."""
 
     @model_validator(mode="after")
-    def _something_is_masked(self) -> "Phase":
-        kinds = {objective.kind for objective in self.objectives}
-        if self.masking and not self.masking.fraction and kinds & {"mlm", "mixed_labels"}:
-            raise ValueError("masking.fraction is 0, but mlm and mixed_labels restore tokens")
+    def _objectives_count_once(self) -> "Phase":
+        kinds = [objective.kind for objective in self.objectives]
+        for kind in kinds:
+            if kinds.count(kind) > 1:
+                raise ValueError(f"objective {kind} is there twice: a phase has one of a kind")
+        if "mixed_labels" in kinds and {"soft_targets", "mlm"} & set(kinds):
+            raise ValueError("objective mixed_labels: soft_targets and mlm are in it already")
+        of_no_layer = [kind for kind in kinds if kind not in BY_LAYER]
+        if self.progressive and of_no_layer:
+            raise ValueError(
+                f"objective {of_no_layer[0]}: a progressive phase teaches one layer after another, "
+                f"by {', '.join(BY_LAYER)}"
+            )
         return self
+
+    def check_masking(self, masking: Masking, positions: str) -> None:
+        """Refuse objectives on masked tokens where none are masked.
+
+        Args:
+            masking: What holds where the phase has none of its own.
+            positions: Likewise, of soft targets.
+        """
+        if (self.masking or masking).fraction:
+            return
+        for objective in self.objectives:
+            masked_only = objective.kind in ("mlm", "mixed_labels") or (
+                objective.kind == "soft_targets" and (objective.positions or positions) == "masked"
+            )
+            if masked_only:
+                raise ValueError(
+                    f"phase {self.name}: masking.fraction is 0, but {objective.kind} is of masked "
+                    "tokens"
+                )
 
 
 class Recipe(Settings):

@@ -69,6 +69,17 @@ class Params(Settings):
                         )
         return self
 
+    @model_validator(mode="after")
+    def _what_masks_need_is_masked(self) -> "Params":
+        for section, recipes in (("students", self.students), ("successors", self.successors)):
+            for name, student in recipes.items():
+                for phase in student.recipe().phases:
+                    try:
+                        phase.check_masking(self.distill.masking, self.distill.positions)
+                    except ValueError as error:
+                        raise ValueError(f"{section}.{name}: {error}") from error
+        return self
+
     @property
     def recipes(self) -> dict[str, Recipe]:
         """The recipe of every student by its name, after those of the students it needs."""

@@ -6,21 +6,22 @@
 
 With --processes the batch of a step is shared as that many processes would share it, without
 starting them. Hours are the work divided by a rate: the one that was measured
-(--tokens-per-second), or an assumed share (--mfu) of the hardware's peak.
+(--tokens-per-second), or an assumed share (--mfu) of the hardware's peak. Processes on this CPU
+share it; of other hardware each has one.
 """
 
 import argparse
 import json
 import shutil
 import sys
-from dataclasses import replace
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
 from stages import params
 from stages.command import parser_for, run
 from stages.files import read_json
-from stages.plan.estimate import Plan, plans
+from stages.plan.estimate import Plan, plans, together
 from stages.plan.teachers import teacher_config
 from stages.training.hardware import MEMORY, PEAKS, matmul_rate
 from stages.training.teacher_states import GIGABYTE
@@ -28,6 +29,8 @@ from stages.training.teacher_states import GIGABYTE
 SHARDS = Path("data/shards/manifest.json")
 CPU = "CPU"
 GIB = 2**30
+MFU_OF_A_GPU, MFU_OF_A_CPU = 0.25, 0.6
+"""Shares of the peak that were measured (docs/experiments.md)."""
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -42,11 +45,13 @@ def main(arguments: argparse.Namespace) -> None:
         num_sequences = read_json(SHARDS)["splits"]["train"]["num_sequences"]
     processes = arguments.processes or settings.launch.num_processes
     found = plans(settings, teacher_config(settings, arguments.teacher), num_sequences, processes)
+    # Processes on this CPU share what it does.
+    devices = 1 if arguments.hardware == CPU else processes
     rate, how = _rate(arguments, settings.distill.schedule.precision)
     hours = {
         plan.name: plan.num_tokens / arguments.tokens_per_second / 3600
         if arguments.tokens_per_second
-        else plan.hours(rate * processes)
+        else plan.hours(rate * devices)
         for plan in found
     }
     if arguments.json:
@@ -56,12 +61,12 @@ def main(arguments: argparse.Namespace) -> None:
         return
     print(f"{path}, {processes} process{'es' if processes > 1 else ''}; time at {how}")
     price, hardware = arguments.price_per_hour, arguments.hardware
-    # A progressive phase is as many stretches as the student has layers, all alike.
-    for _, alike in groupby(found, key=lambda plan: replace(plan, name="")):
-        plan, *others = alike
-        print(_text(plan, len(others), hours[plan.name], processes, price, hardware))
+    for _, of_phase in groupby(found, key=lambda plan: plan.phase):
+        stretches = list(of_phase)
+        took = sum(hours[plan.name] for plan in stretches)
+        print(_text(stretches, took, devices, price, hardware))
     total = sum(hours.values())
-    print(f"\nin all: {_duration(total)}, {_device_hours(total, processes, price)}")
+    print(f"\nin all: {_duration(total)}, {_device_hours(total, devices, price)}")
 
 
 def _rate(arguments: argparse.Namespace, precision: str) -> tuple[float, str]:
@@ -69,18 +74,20 @@ def _rate(arguments: argparse.Namespace, precision: str) -> tuple[float, str]:
     if arguments.tokens_per_second:
         return 0.0, f"{arguments.tokens_per_second:,.0f} tokens/s, as measured"
     if arguments.hardware == CPU:
-        peak = matmul_rate()
+        peak, share = matmul_rate(), MFU_OF_A_CPU
         of = f"{peak / 1e9:.0f} GFLOP/s, this machine's matrix products now"
     else:
-        peak = PEAKS[arguments.hardware][precision] * 1e12
+        peak, share = PEAKS[arguments.hardware][precision] * 1e12, MFU_OF_A_GPU
         of = f"{peak / 1e12:g} TFLOP/s, the peak of {arguments.hardware} in {precision}"
-    return peak * arguments.mfu, f"{arguments.mfu:.0%} (assumed) of {of}"
+    share = arguments.mfu or share
+    return peak * share, f"{share:.0%} (assumed) of {of}"
 
 
 def _text(
-    plan: Plan, num_more: int, hours: float, processes: int, price: float | None, hardware: str
+    stretches: Sequence[Plan], hours: float, devices: int, price: float | None, hardware: str
 ) -> str:
-    """Return what one of some stretches of training takes that are alike, and how many they are."""
+    """Return what one phase takes: one stretch of training, or one for each layer."""
+    plan = together(stretches)
     work, memory, sharing = plan.work_per_token, plan.memory, plan.sharing
     parts = {
         "teacher forward": work.teacher_forward,
@@ -101,10 +108,10 @@ def _text(
     size = f"{sharing.smallest}"
     if sharing.largest > sharing.smallest:
         size += f" or {sharing.largest}"
-    more = f" and {num_more} more like it, each" if num_more else ""
+    layers = f", {len(stretches)} layers one after another" if len(stretches) > 1 else ""
     lines = [
         "",
-        f"{plan.name}{more}: {plan.num_parameters / 1e6:.1f} M parameters, "
+        f"{plan.name}{layers}: {plan.num_parameters / 1e6:.1f} M parameters, "
         f"{plan.num_steps:,} steps, {plan.num_tokens:,} tokens",
         f"  work     {work.total / 1e9:.3f} GFLOP a token, {plan.flops:.3g} in all",
         *(f"    {part / work.total:6.1%}  {name}" for name, part in parts.items() if part),
@@ -113,7 +120,7 @@ def _text(
         *([_disk(plan.teacher_states)] if plan.teacher_states else []),
         f"  sharing  {size} sequences a process and step, {sharing.passes} "
         f"pass{'es' if sharing.passes > 1 else ''}{uneven}",
-        f"  time     {_duration(hours)}, {_device_hours(hours, processes, price)}",
+        f"  time     {_duration(hours)}, {_device_hours(hours, devices, price)}",
     ]
     return "\n".join(lines)
 
@@ -135,8 +142,8 @@ def _disk(num_bytes: int) -> str:
     )
 
 
-def _device_hours(hours: float, processes: int, price: float | None) -> str:
-    device_hours = hours * processes
+def _device_hours(hours: float, devices: int, price: float | None) -> str:
+    device_hours = hours * devices
     cost = "" if price is None else f", {device_hours * price:,.2f} at {price:g} a device-hour"
     return f"{device_hours:.2f} device-hours{cost}"
 
@@ -158,7 +165,11 @@ if __name__ == "__main__":
         default=CPU,
         help="one device of each process (default: this CPU)",
     )
-    parser.add_argument("--mfu", type=float, default=0.25, help="share of its peak (default: 0.25)")
+    parser.add_argument(
+        "--mfu",
+        type=float,
+        help=f"share of its peak (default: {MFU_OF_A_GPU}, of a CPU {MFU_OF_A_CPU})",
+    )
     parser.add_argument("--tokens-per-second", type=float, metavar="N", help="measured, of all")
     parser.add_argument("--price-per-hour", type=float, metavar="X", help="of one device")
     parser.add_argument("--processes", type=int, metavar="N", help="default: launch.num_processes")

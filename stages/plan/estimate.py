@@ -1,6 +1,7 @@
 """What training one student, or adapting the teacher, will take."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ class Plan:
     """What one model's training will take."""
 
     name: str
+    phase: str
+    """What it is a part of: `student, phase` of a progressive phase, else its own name."""
     num_parameters: int
     num_steps: int
     num_tokens: int
@@ -51,6 +54,22 @@ class Plan:
         }
 
 
+def together(parts: Sequence[Plan]) -> Plan:
+    """Return the stretches of one phase, one for each layer, as one plan; memory is the most."""
+    num_tokens = sum(part.num_tokens for part in parts)
+    works = [(part.num_tokens / num_tokens, asdict(part.work_per_token)) for part in parts]
+    mean = {name: sum(share * work[name] for share, work in works) for name in works[0][1]}
+    return replace(
+        parts[0],
+        name=parts[0].phase,
+        num_steps=sum(part.num_steps for part in parts),
+        num_tokens=num_tokens,
+        work_per_token=Work(**mean),
+        memory=max((part.memory for part in parts), key=lambda memory: memory.total),
+        teacher_states=sum(part.teacher_states for part in parts),
+    )
+
+
 def plans(
     params: Params, teacher: PretrainedConfig, num_sequences: int | None, num_processes: int
 ) -> list[Plan]:
@@ -72,7 +91,7 @@ def plans(
         loss = TripleLoss(taught_by, None, Weights(ce=0, mlm=1, cos=0))
         asked = asked_by(loss, False, params.teacher.masking)
         steps = _steps("teacher", params.teacher.adapt, num_sequences)
-        stretch = _Stretch("teacher", params.teacher.adapt, steps, asked)
+        stretch = _Stretch("teacher", "teacher", params.teacher.adapt, steps, asked)
         found.append(_plan(stretch, params, taught_by, [], num_processes))
     # Those beside the teacher are counted as large as it is.
     models = dict.fromkeys((TEACHER, *params.teacher.others), taught_by)
@@ -111,12 +130,14 @@ def _student_plans(
     found = []
     for part, loss in zip(parts, losses, strict=True):
         runs_teacher = loss.teacher is not None
+        alone = len(parts) == 1
         stretch = _Stretch(
-            name if len(parts) == 1 else f"{name}, {part.name}",
+            name if alone else f"{name}, {part.name}",
+            name if alone else f"{name}, {part.phase.name}",
             part.schedule,
             part.num_steps,
-            asked_by(
-                loss.triple, runs_teacher, params.distill.masking, params.distill.sampled_fraction
+            loss.asked(
+                part.phase.masking or params.distill.masking, params.distill.sampled_fraction
             ),
             loss.reads_last_states_alone,
         )
@@ -140,6 +161,7 @@ class _Stretch:
     """One call of the loop."""
 
     name: str
+    phase: str
     schedule: Schedule
     num_steps: int
     asked: Asked
@@ -159,6 +181,7 @@ def _plan(
     sharing = sharing_of(schedule, params.launch, num_processes)
     return Plan(
         name=stretch.name,
+        phase=stretch.phase,
         num_parameters=num_parameters(model),
         num_steps=stretch.num_steps,
         num_tokens=num_tokens,

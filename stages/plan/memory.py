@@ -6,15 +6,20 @@ by what the forward pass keeps for the backward pass.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import sdpa_mask
 
 from stages.objectives.vocabulary_logits import CHUNK_ROWS
 from stages.students.heads import num_parameters
 
 FLOAT32, BFLOAT16 = 4, 2
+PLANNED = "planned"
+"""The name under which transformers knows the attention function of this module."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,28 @@ def memory_of(
     )
 
 
+class _Attention(torch.autograd.Function):
+    """What the engine's attention keeps for the backward pass: no scores, on a CPU or a GPU."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        ctx.save_for_backward(query, key, value)
+        return torch.empty_like(value)
+
+
+def _attend(
+    _: nn.Module, query: Tensor, key: Tensor, value: Tensor, *__: Any, **___: Any
+) -> tuple[Tensor, None]:
+    attended: Tensor = _Attention.apply(query, key, value)
+    return attended.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(PLANNED, _attend)
+AttentionMaskInterface.register(PLANNED, sdpa_mask)
+
+
+# Of a phase that is many stretches of training, all ask for the same.
+@lru_cache
 def _kept_for_backward(model: PreTrainedModel, micro_batch: int, sequence_length: int) -> int:
     """Return the bytes of all tensors that a forward pass saves, weights left out."""
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
@@ -93,6 +120,7 @@ def _kept_for_backward(model: PreTrainedModel, micro_batch: int, sequence_length
 
     ids_BS = torch.zeros(micro_batch, sequence_length, dtype=torch.int64, device="meta")
     model.train()
+    model.set_attn_implementation(PLANNED)
     with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
         model.base_model(input_ids=ids_BS)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())

@@ -7,14 +7,16 @@ queries, keys and values of the layers asked for to whoever is looking. Scores a
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from stages.errors import TeacherError
 from stages.objectives.attention import Heads
@@ -113,9 +115,10 @@ def look(
 ) -> Seen:
     """Run a model's encoder and return its last hidden states with what the taps ask for.
 
-    Where they ask for nothing, padding is not computed (stages/students/heads.py). Where they ask
-    for attention alone and the last hidden states are not wanted (`to_the_end=False`), nothing
-    after the last layer's queries, keys and values is computed: MiniLMv2 reads layer 21 of 24.
+    Where they ask for nothing, padding is not computed (stages/students/heads.py). Where the last
+    hidden states are not wanted (`to_the_end=False`), nothing is computed after what the taps ask
+    for: MiniLMv2 reads the queries, keys and values of layer 21 of 24, and a progressive phase one
+    layer after another.
 
     Raises:
         TeacherError: as `watch`.
@@ -123,13 +126,47 @@ def look(
     if taps == Taps():
         return Seen(encode(model, input_ids_BS, attention_mask_BS, layout=layout), {}, {})
     inputs = {"input_ids": input_ids_BS, "attention_mask": attention_mask_BS}
-    if not to_the_end and not taps.hidden:
-        with _recording(model, taps.attention, stops=True) as recorder, suppress(_Enough):
-            model.base_model(**inputs)
-        _check_seen(model, recorder, max(taps.attention))
-        return Seen(None, {}, recorder.kept)
+    num_layers = model.config.num_hidden_layers
+    if not to_the_end and max(taps.hidden, default=0) < num_layers:
+        return _look_no_further(model, inputs, taps)
     output, hidden, attention = watch(model.base_model, inputs, taps)
     return Seen(output.last_hidden_state, hidden, attention)
+
+
+def layers_run(taps: Taps, num_layers: int, *, to_the_end: bool) -> int:
+    """Return how many layers `look` runs; one that is left in its midst counts."""
+    last_hidden = max(taps.hidden, default=0)
+    if to_the_end or taps == Taps() or last_hidden == num_layers:
+        return num_layers
+    return max(last_hidden, max(taps.attention, default=0))
+
+
+def _look_no_further(model: PreTrainedModel, inputs: dict[str, Tensor], taps: Taps) -> Seen:
+    """Run a model as far as its taps ask for. Hidden state i is what layer i is given, from 0."""
+    base = model.base_model
+    layers = [m for m in base.modules() if isinstance(m, GradientCheckpointingLayer)]
+    num_layers = model.config.num_hidden_layers
+    if len(layers) != num_layers:
+        raise TeacherError(f"{type(model).__name__} has {num_layers} layers, found {len(layers)}")
+    last, last_attention = max(taps.hidden, default=-1), max(taps.attention, default=0)
+    hidden: dict[int, Tensor] = {}
+
+    def keep(index: int, _: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        hidden[index] = given[0] if given else named["hidden_states"]
+        if index == last >= last_attention:
+            raise _Enough
+
+    with (
+        ExitStack() as hooks,
+        _recording(model, taps.attention, stops=last_attention > last) as recorder,
+        suppress(_Enough),
+    ):
+        for index in taps.hidden:
+            hook = partial(keep, index)
+            hooks.callback(layers[index].register_forward_pre_hook(hook, with_kwargs=True).remove)
+        base(**inputs)
+    _check_seen(model, recorder, max(last, last_attention))
+    return Seen(None, hidden, recorder.kept)
 
 
 def watch(

@@ -16,11 +16,12 @@ from stages.files import scratch, sha256_of, write_json
 from stages.params import Params, Weights, load
 from stages.students.heads import num_parameters
 from stages.teacher.models import open_teacher, pooler_in, save_model
+from stages.training.ahead import Ahead
 from stages.training.batches import MaskedBatches
 from stages.training.checkpoints import CurveRow
 from stages.training.compiling import compile_layers
 from stages.training.curves import write_curve
-from stages.training.heldout import measure_heldout
+from stages.training.heldout import heldout_batches, measure_heldout
 from stages.training.loop import train
 from stages.training.processes import Processes, joined_processes, start_processes
 from stages.training.spending import Outcome
@@ -67,12 +68,7 @@ def adapt_one(
     """
     settings = params.teacher
     sequences = open_split(shards, "train")
-    heldout = MaskedBatches(
-        open_split(shards, "heldout"),
-        params.launch.micro_batch_sequences,
-        params.seed,
-        settings.masking,
-    )
+    heldout = heldout_batches(shards, params.seed, settings.masking)
     model = open_teacher(
         source,
         seed=seed,
@@ -109,18 +105,20 @@ def adapt_one(
             num_parameters=num_parameters(model),
             tokens_per_step=settings.adapt.batch_sequences * sequences.sequence_length,
         )
-        outcome = train(
-            loss,
-            MaskedBatches(sequences, settings.adapt.batch_sequences, seed, settings.masking),
-            settings.adapt,
-            num_steps,
-            params.launch,
-            processes,
-            seed=seed,
-            workspace=workspace,
-            title=title,
-            flops_per_token=work.total,
-        )
+        batches = MaskedBatches(sequences, settings.adapt.batch_sequences, seed, settings.masking)
+        with Ahead(batches, num_steps) as ahead:
+            outcome = train(
+                loss,
+                ahead,
+                settings.adapt,
+                num_steps,
+                params.launch,
+                processes,
+                seed=seed,
+                workspace=workspace,
+                title=title,
+                flops_per_token=work.total,
+            )
     if processes.is_first:
         report |= outcome.cost(num_tokens) | {"heldout": measured()}
         save_model(model, source, out, pooler_in(source))

@@ -1,16 +1,31 @@
 """How far a model is from its teacher, and from the text, on sequences it was never trained on."""
 
 from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
+from stages.corpus.reading import open_split
 from stages.objectives.hidden_states import cosine
 from stages.objectives.term import masked_positions
 from stages.objectives.vocabulary import vocabulary_losses
 from stages.objectives.vocabulary_logits import Buffers
 from stages.students.heads import MaskedLM, encode, head_of
-from stages.training.batches import Batch, with_rows
+from stages.training.batches import Batch, MaskedBatches, with_rows
 from stages.training.frozen_teacher import FrozenTeacher
+
+if TYPE_CHECKING:
+    from stages.params import Masking
+
+BATCH = 16
+"""Sequences whose masks are drawn together. Not what the launch takes at a time, which must not
+change a figure."""
+
+
+def heldout_batches(shards: Path, seed: int, masking: "Masking") -> MaskedBatches:
+    """Return the held-out part of some shards, for `measure_heldout`."""
+    return MaskedBatches(open_split(shards, "heldout"), BATCH, seed, masking)
 
 
 @torch.no_grad()

@@ -44,6 +44,9 @@ class Asked:
     teacher_head: float
     """Share of the tokens at which the teacher's logits are formed."""
     student_head: float
+    teacher_layers: float = 1.0
+    """Share of the layers that run; likewise of the student's."""
+    student_layers: float = 1.0
 
 
 def asked_by(
@@ -52,7 +55,7 @@ def asked_by(
     masking: "Masking",
     sampled_fraction: float = 0.0,
 ) -> Asked:
-    """Return what a loss asks for; losses on layers ask for no more than that they run."""
+    """Return what a loss on logits and last hidden states asks for, if there is one."""
     if triple is None:
         return Asked(runs_teacher, 0.0, 0.0)
     soft = 0.0
@@ -83,12 +86,13 @@ def work_per_token(
         num_parameters: Of what is trained.
         tokens_per_step: Over which the optimiser's work is spread.
     """
-    forward = _encoder(student, sequence_length)
+    forward = asked.student_layers * _encoder(student, sequence_length)
     heads = 3 * asked.student_head * _head(student)
     running = teachers if asked.teacher_head else teachers[:1] if asked.teacher else ()
     heads += asked.teacher_head * sum(_head(teacher) for teacher in running)
     return Work(
-        teacher_forward=sum(_encoder(teacher, sequence_length) for teacher in running),
+        teacher_forward=asked.teacher_layers
+        * sum(_encoder(teacher, sequence_length) for teacher in running),
         student_forward=forward,
         student_backward=2 * forward,
         heads=heads,
