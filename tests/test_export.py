@@ -305,6 +305,7 @@ def test_a_card_says_how_the_student_was_made(exported: SimpleNamespace):
         "positions": "all",
         "weights": {"ce": 5.0, "mlm": 2.0, "cos": 1.0},
         "teacher_layers": [0, 2, 5],
+        "recipe": {"scale_steps": 1.0},
         "heldout": {"kl": 1.25, "mlm": 5.0, "cos": 0.25},
         "initial_heldout": {"kl": 2.5, "mlm": 7.0, "cos": 0.75},
     }
@@ -326,8 +327,10 @@ def test_a_card_says_how_the_student_was_made(exported: SimpleNamespace):
     assert "layers 0, 2, 5 of a/teacher (counted from 0) in 100 steps on 204,800 tokens" in card
     assert "Loss: ce 5, mlm 2, cos 1; temperature 2" in card
     made = {"teacher_layers": [], "initialise": "student", "after": "first"}
+    made |= {"recipe": {"scale_steps": 0.25}}
     taught = story.student | made | {"taught_by": ["teacher", "first"]}
     later = model_card("next", config, exported.result, replace(story, student=taught))
+    assert "100 steps (every phase 0.25 times as long as its recipe says)" in later
     said = (
         "Begun from the student first. Trained with a/teacher and the student first as its teacher"
     )

@@ -317,6 +317,28 @@ def test_stopped_in_any_phase_it_ends_with_the_identical_student(
         assert torch.equal(weights, resumed[name]), name
 
 
+def test_mobileberts_last_token_does_not_see_padding_after_training(tmp_path: Path) -> None:
+    given = recipe(
+        {"kind": "feature_maps"}, {"kind": "mixed_labels"}, architecture=MOBILE,
+        initialise={"kind": "embeddings"},
+    )  # fmt: skip
+    teacher = ib_bert(num_hidden_layers=3)
+    trained = run(given, tmp_path, teacher)
+    student = build(teacher, given, dropout=0.0, seed=3).eval()
+    before = student.get_input_embeddings().weight.detach().clone()
+    student.load_state_dict(trained, strict=False)
+    student.tie_weights()
+    assert not torch.equal(student.get_input_embeddings().weight, before)
+    ids = batches()(0)["input_ids"][:1]
+    wider = {
+        "input_ids": torch.cat([ids, ids.new_zeros(1, 3)], dim=1),
+        "attention_mask": torch.tensor([[1] * 12 + [0] * 3]),
+    }
+    with torch.no_grad():
+        alone, padded = student(input_ids=ids).logits, student(**wider).logits[:, :12]
+    torch.testing.assert_close(padded, alone, rtol=1e-4, atol=1e-5)
+
+
 def test_what_no_objective_reaches_is_held(tmp_path: Path) -> None:
     start = build(tiny_teacher(), recipe(OBJECTIVES["relations"]), dropout=0.1, seed=3)
     before = {name: p.detach().clone() for name, p in start.named_parameters()}
@@ -453,6 +475,19 @@ def test_short_student_is_a_recipe() -> None:
 def test_objective_that_does_not_fit_is_refused(objectives, architecture, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         loss_of(*objectives, architecture=architecture)
+
+
+def test_attention_of_neighbours_alone_is_not_taken_for_attention_to_everything() -> None:
+    kinds = ["full_attention", "sliding_attention", "sliding_attention"]
+    teacher, student = (tiny_teacher().config for _ in range(2))
+    teacher.layer_types = kinds
+    maps = recipe(OBJECTIVES["attention_maps"]).phases[0].objectives[0]
+    with pytest.raises(
+        SettingsError, match="the teacher's layer 2 attends to a token's neighbours"
+    ):
+        layer_term(maps, student, teacher, nn.ModuleDict())
+    named = maps.model_copy(update={"layers": [(2, 1)]})
+    assert layer_term(named, student, teacher, nn.ModuleDict()) is not None
 
 
 def test_objectives_on_logits_have_no_term_in_the_layers() -> None:

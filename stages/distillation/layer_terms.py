@@ -129,6 +129,8 @@ def _attention_term(
     all_pairs = _pairs(settings.layers, student, teacher, embeddings=False)
     pairs = _of_layer(all_pairs, only_layer)
     is_tinybert = isinstance(settings, AttentionScores)
+    if not is_tinybert:
+        _attend_everywhere(all_pairs, student, teacher)
     loss = score_mse if is_tinybert else distribution_kl
     upstream = settings.reduction == "upstream"
 
@@ -230,6 +232,18 @@ def _of_layer(pairs: Pairs, only_layer: int | None) -> Pairs:
 def _same(what: str, mine: int, theirs: int) -> None:
     if mine != theirs:
         raise SettingsError(f"the student's {what} is {mine} and the teacher's {theirs}")
+
+
+def _attend_everywhere(pairs: Pairs, student: Any, teacher: Any) -> None:
+    """Refuse ModernBERT's local layers: what is compared is a distribution over all tokens."""
+    for whose, config, place in (("student", student, 0), ("teacher", teacher, 1)):
+        kinds = getattr(config, "layer_types", None) or ()
+        for pair in pairs:
+            if kinds and kinds[pair[place] - 1] == "sliding_attention":
+                raise SettingsError(
+                    f"the {whose}'s layer {pair[place]} attends to a token's neighbours alone: "
+                    "name pairs of layers that attend to everything, or take attention_scores"
+                )
 
 
 def _num_real(batch: Batch) -> float:

@@ -151,6 +151,8 @@ def _training(story: Story) -> list[str]:
         soft = (
             f"; temperature {report['temperature']:g}, soft targets on {report['positions']} tokens"
         )
+    scale = report["recipe"]["scale_steps"]
+    scaled = f" (every phase {scale:g} times as long as its recipe says)" if scale != 1 else ""
     heldout, before = report["heldout"], report["initial_heldout"]
     rows = [
         f"| {meaning} | {before[term]:.4f} | {heldout[term]:.4f} |"
@@ -164,8 +166,8 @@ def _training(story: Story) -> list[str]:
     table = ["| on held-out text | before | after |", "|---|---:|---:|", *rows]
     return [
         "## Training",
-        f"{start} in {report['num_steps']:,} steps on {report['num_tokens']:,} tokens. Loss: "
-        f"{weights}{soft}. {report['num_parameters']:,} parameters.",
+        f"{start} in {report['num_steps']:,} steps{scaled} on {report['num_tokens']:,} tokens. "
+        f"Loss: {weights}{soft}. {report['num_parameters']:,} parameters.",
         "\n".join(table),
     ]
 

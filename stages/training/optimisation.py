@@ -1,7 +1,8 @@
 """The optimiser and its learning rate."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -33,7 +34,7 @@ def make_optimizer(
             # Biases and LayerNorms are the vectors; pulling them to zero regularises nothing.
             factor = 1.0 if rate_factors is None else rate_factors[name]
             groups.setdefault((parameter.ndim > 1, factor), []).append(parameter)
-    return torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         [
             {
                 "params": parameters,
@@ -47,3 +48,18 @@ def make_optimizer(
         eps=schedule.epsilon,
         fused=True,
     )
+    for embeddings in module.modules():
+        if getattr(embeddings, "trigram_input", False):
+            words = cast(nn.Embedding, embeddings.word_embeddings)
+            optimizer.register_step_post_hook(partial(_clear_padding, words))
+    return optimizer
+
+
+@torch.no_grad()
+def _clear_padding(words: nn.Embedding, *_: Any) -> None:
+    """Keep the embedding of padding at 0, which a tied head would move.
+
+    MobileBERT's tokens take in their neighbours' embeddings: the last one would otherwise depend on
+    whether padding follows it.
+    """
+    words.weight[words.padding_idx].zero_()
