@@ -40,7 +40,7 @@ def main() -> int:
         except SignalException as error:
             if code := told.read():
                 return int(code)
-            log.error("stopped by %s before a checkpoint was written", error.sigval.name)  # noqa: TRY400
+            log.error("stopped by %s before a checkpoint was written", error.sigval.name)
             return 1
     return 0
 
