@@ -1,7 +1,7 @@
 """Distillation on a task: each loss against its formula, and a whole run on a tiny task."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 from torch import nn
 from torch.nn.utils import prune
 from transformers import (
@@ -23,21 +23,25 @@ from transformers import (
 
 from stages.distillation.layer_terms import layer_term
 from stages.errors import DataError, SettingsError, TeacherError
+from stages.evaluation.augmentation import Augmenter
+from stages.evaluation.augmented_text import augment
 from stages.evaluation.classifier import open_classifier
-from stages.evaluation.distil_task import _distil_once as distil_once
 from stages.evaluation.distil_task import distil_task
-from stages.evaluation.finetune import tuning_schedule
+from stages.evaluation.examples import ShuffledBatches
+from stages.evaluation.finetune import finetune, tuning_schedule
 from stages.evaluation.metrics import score
 from stages.evaluation.task_distillation import TaskDistillation
 from stages.evaluation.task_folder import TaskData, write_task
 from stages.evaluation.task_models import answers, read_split, scored
+from stages.evaluation.task_student import distil_once
 from stages.evaluation.task_teacher import check_tokenizers
 from stages.evaluation.tasks import get_task
 from stages.export.compressed import compress, prune_smallest
-from stages.files import read_json, write_json
-from stages.params import TaskPhase, load
+from stages.files import read_json, sha256_of, write_json
+from stages.params import Augmentation, TaskPhase, load
 from stages.teacher.models import save_model as save_model_with
 from stages.training.optimisation import learning_rate
+from stages.training.processes import Processes
 from tests import test_finetune
 from tests.conftest import ROOT
 from tests.test_finetune_spans import questions
@@ -233,6 +237,7 @@ def test_tinybert_learns_a_task_from_augmented_text(
     for name, num_layers in (("teacher", 2), ("student", 1)):
         save_model(tmp_path / name, num_layers)
     common = {"num_epochs": 1, "learning_rate": 0.01, "batch_examples": 16}
+    common |= {"precision": "bfloat16"}
     phases = [
         common | {
             "name": "intermediate", "decay": "constant", "by_task": {"sst2": {"num_epochs": 2}},
@@ -281,6 +286,8 @@ def test_a_task_sets_what_it_names_and_leaves_the_rest() -> None:
     assert (elsewhere.num_epochs, elsewhere.learning_rate) == (1, 0.01)
     # What others set decides nothing here, and so is no part of a run's fingerprint.
     assert there.by_task == elsewhere.by_task == {}
+    assert tuning_schedule(there).precision == "float32"
+    assert tuning_schedule(loss_of(labels=1, precision="bfloat16").phase).precision == "bfloat16"
 
 
 KD = {
@@ -308,12 +315,12 @@ def test_student_of_the_median_is_a_stock_classifier_with_its_score(
     trained = []
 
     def once(*given: Any) -> Any:
-        trained.append(given[-1])
+        trained.append(given[4])
         if trained == [1, 2, 3]:
             raise KeyboardInterrupt
         return distil_once(*given)
 
-    monkeypatch.setattr("stages.evaluation.distil_task._distil_once", once)
+    monkeypatch.setattr("stages.evaluation.distil_task.distil_once", once)
     asked = (*pair, task, "kd", params, ALONE, tmp_path / "report.json", tmp_path / "kept")
     with pytest.raises(KeyboardInterrupt):
         distil_task(*asked)
@@ -349,6 +356,87 @@ def test_student_that_answers_with_spans_is_kept_too(
     )  # fmt: skip
     again = scored({"validation": answers(model, split, description)}, description)
     assert again["f1"] == report["metrics"]["f1"]["median"]
+
+
+class MortalBatches(ShuffledBatches):
+    """Batches that end the run with the one of a certain number, counted over all phases."""
+
+    asked: ClassVar[list[int]] = []
+    last: ClassVar[int | None] = None
+
+    def __call__(self, step: int) -> dict[str, torch.Tensor]:
+        """Return a batch, or die."""
+        self.asked.append(step)
+        if len(self.asked) == self.last:
+            raise KeyboardInterrupt
+        return super().__call__(step)
+
+
+def test_killed_in_the_midst_of_a_seed_it_ends_with_the_identical_student(
+    task: Path, pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = [{"kind": "attention_scores"}, {"kind": "hidden_states"}]
+    phases = [KD | {"name": "layers", "labels": 0, "soft_targets": 0, "objectives": layers}, KD]
+    params = settings_with(tmp_path, task_distillation={"td": {"phases": phases}})
+    launch = params.launch.model_copy(update={"checkpoint_every_seconds": 0})
+    params = params.model_copy(update={"launch": launch})
+    monkeypatch.setattr("stages.evaluation.task_student.ShuffledBatches", MortalBatches)
+
+    def ended(name: str) -> tuple[list[int], dict[str, Any], str]:
+        MortalBatches.asked.clear()
+        report = distil_task(
+            *pair, task, "td", params, ALONE, tmp_path / f"{name}.json", tmp_path / name
+        )
+        del report["seconds"]
+        return [*MortalBatches.asked], report, sha256_of(tmp_path / name / "model.safetensors")
+
+    # A phase's first batch is asked for what its loss reaches, too; both have three steps.
+    steps, report, student = ended("undisturbed")
+    assert steps == [0, 0, 1, 2, 0, 0, 1, 2]
+    monkeypatch.setattr(MortalBatches, "last", 7)
+    with pytest.raises(KeyboardInterrupt):
+        ended("killed")
+    monkeypatch.setattr(MortalBatches, "last", None)
+    assert ended("killed") == ([0, 0, 1, 2], report, student)
+
+
+def test_several_processes_are_refused(task: Path, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    params = settings_with(tmp_path, task_distillation={"kd": {"phases": [KD]}})
+    two = Processes(1, 2, torch.device("cpu"))
+    words = "a task is the work of one process, and there are 2: run this without torchrun"
+    with pytest.raises(SettingsError, match=words):
+        distil_task(*pair, task, "kd", params, two, tmp_path / "r.json")
+    with pytest.raises(SettingsError, match=words):
+        finetune(pair[0], task, params, two, tmp_path / "r.json", tmp_path / "p.parquet")
+
+
+def test_a_teacher_whose_words_are_no_word_pieces_augments_nothing(
+    task: Path, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    vocabulary = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "<mask>": 4, "a": 5}
+    Tokenizer(models.BPE(vocabulary, [])).save(str(pair[0] / "tokenizer.json"))
+    settings = Augmentation(glove="none.txt")
+    with pytest.raises(
+        SettingsError, match=r"kind BPE: it wants .* WordPiece with a token \[MASK\]"
+    ):
+        augment(settings, pair[0], task, None, 0, ALONE.device, tmp_path / "text")
+
+
+def test_the_model_that_augments_is_on_the_device_that_trains(
+    task: Path, pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+
+    def variants(self: Augmenter, texts: list[str], *_: int) -> list[list[str]]:
+        found.append(self.model.device.type)
+        return [[] for _ in texts]
+
+    monkeypatch.setattr(Augmenter, "variants", variants)
+    (tmp_path / "glove.txt").write_text("tensor 1 0\n")
+    settings = Augmentation(glove=str(tmp_path / "glove.txt"))
+    # No device of numbers: what is sent there needs no GPU to be seen.
+    augment(settings, pair[0], task, None, 0, torch.device("meta"), tmp_path / "text")
+    assert found == ["meta", "meta"]
 
 
 def save_classifier(teacher: Path, folder: Path, labels: list[str] | None) -> Path:

@@ -33,6 +33,7 @@ with would you your
 """
 STOP_WORDS = frozenset(_GRAMMAR.split())
 """Words that are never replaced: they carry a sentence's grammar, and often its label."""
+MASK = "[MASK]"
 MODEL_BATCH = 64
 
 
@@ -108,7 +109,7 @@ class Augmenter:
 
         Args:
             model: A masked language model, in eval mode.
-            tokenizer: Its tokenizer.
+            tokenizer: Its tokenizer, of word pieces.
             words: For words of several tokens.
             num_candidates: K in the paper.
             probability: p_t in the paper: of replacing a word.
@@ -121,7 +122,7 @@ class Augmenter:
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(max_length)
         vocabulary = self.tokenizer.get_vocab(with_added_tokens=True)
-        self.mask_id, self.pad_id = vocabulary["[MASK]"], vocabulary.get("[PAD]", 0)
+        self.mask_id, self.pad_id = vocabulary[MASK], vocabulary.get("[PAD]", 0)
         self.tokens = {i: token for token, i in vocabulary.items()}
 
     def variants(self, sentences: Sequence[str], num_variants: int, seed: int) -> list[list[str]]:
@@ -184,7 +185,7 @@ class Augmenter:
         for start in tqdm(starts, desc="augmentation", unit="batch", disable=len(starts) < 20):
             encodings = self.tokenizer.encode_batch(
                 [
-                    (sentence[:begin] + "[MASK]" + sentence[end:], sentence)
+                    (sentence[:begin] + MASK + sentence[end:], sentence)
                     for sentence, begin, end in asked[start : start + MODEL_BATCH]
                 ]
             )

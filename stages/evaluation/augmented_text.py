@@ -2,14 +2,15 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from tokenizers import Tokenizer
 
 from stages.command import log
-from stages.evaluation.augmentation import Augmenter, read_glove
+from stages.errors import SettingsError
+from stages.evaluation.augmentation import MASK, Augmenter, read_glove
 from stages.evaluation.examples import read_rows
 from stages.files import atomic_output
 from stages.params import Augmentation
@@ -20,9 +21,9 @@ def augment(
     settings: Augmentation,
     teacher_folder: Path,
     task_folder: Path,
-    task: dict[str, Any],
     limit: int | None,
     seed: int,
+    device: torch.device,
     out: Path,
 ) -> None:
     """Write a task folder whose training text has every sentence's variants beside it.
@@ -30,11 +31,24 @@ def augment(
     Where `limit` is fewer examples than there are, a fixed random part of them varies. Of a pair
     one text varies at a time, and the other is as it was: the released code goes on with the last
     variant of the first.
+
+    Raises:
+        SettingsError: the teacher's tokens are not BERT's word pieces.
     """
+    tokenizer = Tokenizer.from_file(str(teacher_folder / "tokenizer.json"))
+    kind = type(tokenizer.model).__name__
+    # In other vocabularies a token holds the space before it: none would be a word, and most of
+    # what a model puts for a mask would be left out.
+    if kind != "WordPiece" or tokenizer.token_to_id(MASK) is None:
+        raise SettingsError(
+            f"augmentation puts one word piece for another, and {teacher_folder} has a tokenizer "
+            f"of kind {kind}: it wants a teacher with BERT's, WordPiece with a token {MASK}; with "
+            "others, leave augmentation out of the recipe"
+        )
     table = read_rows(task_folder, "train", limit)
     augmenter = Augmenter(
-        open_teacher(teacher_folder),
-        Tokenizer.from_file(str(teacher_folder / "tokenizer.json")),
+        open_teacher(teacher_folder).to(device),
+        tokenizer,
         read_glove(Path(settings.glove)),
         num_candidates=settings.num_candidates,
         probability=settings.probability,
@@ -52,4 +66,4 @@ def augment(
         target.mkdir()
         pq.write_table(pa.concat_tables(pieces), target / "train.parquet")
         shutil.copyfile(task_folder / "task.json", target / "task.json")
-    log.info("%s: %d examples of %d", task["name"], sum(map(len, pieces)), len(table))
+    log.info("%s: %d examples of %d", task_folder.name, sum(map(len, pieces)), len(table))

@@ -4,37 +4,26 @@ PD, BERT-PKD and TinyBERT's second stage, by a recipe of `evaluation.task_distil
 teacher is fine-tuned first, as `evaluation.finetune` says, unless one that was is given; the
 student's text may be augmented.
 Reads two stock model folders and a task's examples; writes a report like fine-tuning's, and with
---out the student whose score is the median. Killed anywhere, the same command goes on from the last
-teacher, text or seed that was finished.
+--out the student whose score is the median. Killed anywhere, the same command goes on with what was
+finished, and in the midst of a tuning from its last checkpoint, to the identical students.
 """
 
 import argparse
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import nn
-from transformers import PreTrainedModel
-
 from stages.command import log, parser_for, run
-from stages.distillation.layer_terms import layer_term
-from stages.distillation.phases import draw, hold_unreached
 from stages.errors import SettingsError
 from stages.evaluation.augmented_text import augment
-from stages.evaluation.classifier import logits_of_all
-from stages.evaluation.examples import ShuffledBatches
-from stages.evaluation.finetune import spread, tune, tune_on_labels, tuning_schedule
+from stages.evaluation.finetune import alone, spread, tune_on_labels
 from stages.evaluation.keep import median_seed
 from stages.evaluation.metrics import headline
-from stages.evaluation.task_distillation import TaskDistillation
 from stages.evaluation.task_models import Split, answers, open_model, read_split, scored
+from stages.evaluation.task_student import distil_once, lesson
 from stages.evaluation.task_teacher import check_tokenizers, open_tuned
 from stages.files import atomic_output, read_json, scratch, sha256_of, sha256_of_tree, write_json
 from stages.params import Params, load
-from stages.params import TaskDistillation as Settings
 from stages.teacher.models import save_model
 from stages.training.processes import Processes, joined_processes
 
@@ -58,15 +47,17 @@ def distil_task(
         task_folder: With the task's examples.
         recipe: A name under `evaluation.task_distillation`.
         params: The settings.
-        processes: That train.
+        processes: This one, and its device.
         report_file: Where the report goes.
         out: Where the student of the seed with the median score goes; None keeps none.
         tuned_teacher: A model that was fine-tuned on the task already, which then teaches.
 
     Raises:
-        SettingsError: there is no such recipe, or it cannot be had on this task.
+        SettingsError: there is no such recipe, it cannot be had on this task or with this teacher,
+            or there are several processes.
         TeacherError: a teacher has another tokenizer or another head.
     """
+    alone(processes)
     known = params.evaluation.task_distillation
     if recipe not in known:
         raise SettingsError(
@@ -79,6 +70,7 @@ def distil_task(
         raise SettingsError(f"{task['name']}: the answers of changed texts are not known")
     teachers = [teacher_folder, *([tuned_teacher] if tuned_teacher else [])]
     check_tokenizers(student_folder, *teachers)
+    seeds, launch = params.evaluation.seeds, params.launch
     # Where fine-tuning has a grid, the teacher takes its first choice.
     tuning = params.evaluation.finetune.choices(task["name"])[0]
     workspace = scratch(
@@ -86,7 +78,7 @@ def distil_task(
         settings.model_dump(mode="json"),
         tuning.model_dump(mode="json"),
         # That of the text, and of the teacher.
-        (params.seed, params.evaluation.seeds[0]),
+        (params.seed, seeds[0]),
         *(sha256_of(folder / "model.safetensors") for folder in (*teachers, student_folder)),
         sha256_of_tree(task_folder),
     )
@@ -96,57 +88,51 @@ def distil_task(
         limit = tuning.max_train_examples if split == "train" else tuning.max_validation_examples
         return read_split(folder, task, split, tokenizer, tuning, limit)
 
-    judged = {split: read(split) for split in task["validation_splits"]}
-    tuned = tuned_teacher or workspace / "teacher"
-    if not tuned.exists():
-        seed = params.evaluation.seeds[0]
-        teacher = open_model(teacher_folder, task, tuning.dropout, seed).to(processes.device)
-        tune_on_labels(teacher, task, read("train"), tuning, params.launch, processes, seed)
-        with atomic_output(tuned) as target:
-            teacher.save_pretrained(target)
-    teacher = open_tuned(tuned, task).to(processes.device)
-    given = {split: answers(teacher, examples, task) for split, examples in judged.items()}
     text = task_folder
+    # Before the teacher is tuned for hours: this may lack a file, or not be had with the teacher.
     if settings.augmentation is not None:
         text = workspace / "text"
         if not text.exists():
-            limit = tuning.max_train_examples
             augment(
-                settings.augmentation, teacher_folder, task_folder, task, limit, params.seed, text
+                settings.augmentation,
+                teacher_folder,
+                task_folder,
+                tuning.max_train_examples,
+                params.seed,
+                processes.device,
+                text,
             )
+    tuned = tuned_teacher or workspace / "teacher"
+    if tuned_teacher is None and not tuned.exists():
+        steps = workspace / "teacher-steps"
+        teacher = open_model(teacher_folder, task, tuning.dropout, seeds[0]).to(processes.device)
+        tune_on_labels(teacher, task, read("train"), tuning, launch, processes, seeds[0], steps)
+        with atomic_output(tuned) as target:
+            teacher.save_pretrained(target)
+        shutil.rmtree(steps)
+    teacher = open_tuned(tuned, task).to(processes.device)
+    judged = {split: read(split) for split in task["validation_splits"]}
+    given = {split: answers(teacher, examples, task) for split, examples in judged.items()}
     # Variants count as examples of their own, and are all used.
     training = read("train") if text == task_folder else read_split(
         text, task, "train", tokenizer, tuning, None
     )  # fmt: skip
-    # Asked once: every epoch of every seed has the same text, and the teacher has no dropout.
-    taught_NC = None
-    if task["kind"] != "span" and any(p.soft_targets and not p.objectives for p in settings.phases):
-        taught_NC = logits_of_all(teacher, training.examples)
+    taught = lesson(task, teacher, training, settings)
     done = []
-    for seed in params.evaluation.seeds:
+    for seed in seeds:
         file, kept = workspace / f"seed-{seed}.json", workspace / f"student-{seed}"
         if not file.exists() or (out is not None and not kept.exists()):
-            clock = time.monotonic()
-            student = _distil_once(
-                teacher,
-                student_folder,
-                task,
-                training,
-                taught_NC,
-                settings,
-                params,
-                processes,
-                seed,
-            )
+            steps = workspace / f"seed-{seed}"
+            student, seconds = distil_once(taught, student_folder, launch, processes, seed, steps)
             metrics = scored(
                 {split: answers(student, examples, task) for split, examples in judged.items()},
                 task,
             )
-            seconds = time.monotonic() - clock
             if out is not None:
                 # Which one is wanted, only the last seed tells.
                 save_model(student, student_folder, kept)
             write_json(file, {"metrics": metrics, "seconds": seconds})
+            shutil.rmtree(steps)
         done.append(read_json(file))
     names = list(done[0]["metrics"])
     report = {
@@ -157,7 +143,7 @@ def distil_task(
         "score": spread([headline(result["metrics"], task["scored_by"]) for result in done]),
         "teacher_score": headline(scored(given, task), task["scored_by"]),
         "metrics": {name: spread([result["metrics"][name] for result in done]) for name in names},
-        "seeds": params.evaluation.seeds,
+        "seeds": seeds,
         "num_train": len(training),
         "seconds": round(sum(result["seconds"] for result in done), 2),
         "settings": settings.model_dump(mode="json"),
@@ -168,45 +154,6 @@ def distil_task(
     write_json(report_file, report)
     shutil.rmtree(workspace)
     return report
-
-
-def _distil_once(
-    teacher: PreTrainedModel,
-    student_folder: Path,
-    task: dict[str, Any],
-    training: Split,
-    taught_NC: NDArray[np.float32] | None,
-    settings: Settings,
-    params: Params,
-    processes: Processes,
-    seed: int,
-) -> PreTrainedModel:
-    """Take a student through every phase, and return it."""
-    student = open_model(student_folder, task, settings.dropout, seed)
-    student = student.to(processes.device)
-    projections = nn.ModuleDict()
-    losses = []
-    for phase in settings.phases:
-        terms = [
-            layer_term(objective, student.config, teacher.config, projections)
-            for objective in phase.objectives
-        ]
-        found = [term for term in terms if term is not None]
-        losses.append(
-            TaskDistillation(student, teacher, phase, found, projections, kind=task["kind"])
-        )
-    draw(projections, seed, student.config.initializer_range)
-    projections.to(processes.device)
-    for index, (phase, loss) in enumerate(zip(settings.phases, losses, strict=True)):
-        known = taught_NC if loss.reads_answers_alone else None
-        batches = ShuffledBatches(
-            training.examples, phase.batch_examples, seed + 1000 * index, known
-        )
-        schedule = tuning_schedule(phase, decay=phase.decay)
-        hold_unreached(loss, batches(0), processes.device)
-        title = f"{task['name']} {phase.name} seed {seed}"
-        tune(loss, batches, schedule, params.launch, processes, seed=seed, title=title)
-    return student
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from transformers import PreTrainedModel
 
 from stages.command import log, parser_for, run
+from stages.errors import SettingsError
 from stages.evaluation.examples import ShuffledBatches
 from stages.evaluation.metrics import headline
 from stages.evaluation.predictions import table_of, write_predictions
@@ -27,6 +28,21 @@ from stages.params import FineTune, Launch, Params, Schedule, TaskPhase, load
 from stages.teacher.models import save_model
 from stages.training.loop import Objective, train
 from stages.training.processes import Processes, joined_processes
+from stages.training.spending import Outcome
+
+
+def alone(processes: Processes) -> None:
+    """Refuse several processes, which would all write and then remove the same files.
+
+    Raises:
+        SettingsError: there are several.
+    """
+    if processes.world_size > 1:
+        raise SettingsError(
+            f"a task is the work of one process, and there are {processes.world_size}: run this "
+            "without torchrun; other tasks, models and recipes run beside it, on a GPU each "
+            "(CUDA_VISIBLE_DEVICES)"
+        )
 
 
 def tuning_schedule(settings: FineTune | TaskPhase, **others: Any) -> Schedule:
@@ -37,6 +53,7 @@ def tuning_schedule(settings: FineTune | TaskPhase, **others: Any) -> Schedule:
         learning_rate=settings.learning_rate,
         warmup_fraction=settings.warmup_fraction,
         weight_decay=settings.weight_decay,
+        precision=settings.precision,
         betas=(0.9, 0.999),
         epsilon=1e-8,
         max_grad_norm=1.0,
@@ -53,9 +70,10 @@ def tune(
     *,
     seed: int,
     title: str,
-) -> None:
-    """Train an objective on the examples of a task, which is short enough to start over."""
-    train(
+    workspace: Path | None = None,
+) -> Outcome:
+    """Train an objective on a task's examples; without a `workspace` a kill starts it over."""
+    return train(
         loss,
         batches,
         schedule,
@@ -64,7 +82,7 @@ def tune(
         launch.model_copy(update={"micro_batch_sequences": schedule.batch_sequences}),
         processes,
         seed=seed,
-        workspace=None,
+        workspace=workspace,
         title=title,
     )
 
@@ -77,12 +95,19 @@ def tune_on_labels(
     launch: Launch,
     processes: Processes,
     seed: int,
+    workspace: Path | None = None,
 ) -> None:
     """Train a model that has the task's head on the task's labels."""
-    schedule = tuning_schedule(settings, precision=settings.precision)
-    batches = ShuffledBatches(training.examples, settings.batch_examples, seed)
-    title = f"{task['name']} seed {seed}"
-    tune(objective(model, task), batches, schedule, launch, processes, seed=seed, title=title)
+    tune(
+        objective(model, task),
+        ShuffledBatches(training.examples, settings.batch_examples, seed),
+        tuning_schedule(settings),
+        launch,
+        processes,
+        seed=seed,
+        title=f"{task['name']} seed {seed}",
+        workspace=workspace,
+    )
 
 
 def finetune_once(
@@ -127,7 +152,11 @@ def finetune(
     What was answered goes to `predictions` (stages/evaluation/predictions.py), and what the first
     seed made of the encoder to `encoder`, if that is given. Where there is a grid, all are of the
     setting with the best median score, and the report says what was tried.
+
+    Raises:
+        SettingsError: there are several processes.
     """
+    alone(processes)
     seeds = params.evaluation.seeds
     task = read_json(task_folder / "task.json")
     choices = params.evaluation.finetune.choices(task["name"])

@@ -95,6 +95,8 @@ class TaskPhase(Settings):
     decay: Literal["linear", "constant"] = "linear"
     batch_examples: Positive = 32
     weight_decay: float = Field(default=0.01, ge=0)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of training; the teacher's answers that are asked for once, and scores, are in float32."""
     by_task: dict[Name, PhaseTuning] = Field(default_factory=dict)
     """Small tasks need more epochs than large ones. How long texts may be is fine-tuning's to say,
     of every task as well: teacher and student read the same."""
