@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stages.objectives import vocabulary_logits, vocabulary_sums
 from stages.objectives.soft_targets import label_ce, mixed_label_ce, soft_target_kl
@@ -221,3 +222,33 @@ def test_vocabularies_must_be_the_same() -> None:
     short = teacher._replace(weight_VD=teacher.weight_VD[:-1], bias_V=teacher.bias_V[:-1])
     with pytest.raises(ValueError, match="vocabulary has 36 tokens, the student's 37"):
         chunked(student, short, labels, 5.0, 2.0)
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers that a new tensor held."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        found = [
+            x.numel() for x in (out if isinstance(out, tuple) else (out,)) if torch.is_tensor(x)
+        ]
+        self.numel = max(self.numel, *found, 0)
+        return out
+
+
+def test_no_tensor_grows_with_rows_times_words() -> None:
+    words, largest = 200, []
+    for num_rows in (14, 14 * 8):
+        features = torch.randn(num_rows, 2, requires_grad=True)
+        weight, bias = torch.randn(words, 2, requires_grad=True), torch.zeros(words)
+        teacher = Head(torch.randn(num_rows, 2), torch.randn(words, 2), bias)
+        with Largest() as seen:
+            vocabulary_losses(
+                Head(features, weight, bias), teacher, torch.arange(num_rows), temperature=2.0,
+                ce_coefficient=1.0, mlm_coefficient=1.0,
+            ).total.backward()  # fmt: skip
+        largest.append(seen.numel)
+    # A chunk of seven rows, whatever their number.
+    assert largest == [7 * words] * 2
