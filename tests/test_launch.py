@@ -42,7 +42,10 @@ def distill_options() -> list[str]:
     return words[words.index("stages.distillation.distill") + 1 :]
 
 
-def test_slurm_script_is_bash_and_starts_torchrun_on_every_node(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cores", [None, "64"])
+def test_slurm_script_is_bash_and_starts_torchrun_on_every_node(
+    tmp_path: Path, cores: str | None
+) -> None:
     subprocess.run(["bash", "-n", SLURM], check=True)
     said = tmp_path / "said"
     for name, program in {
@@ -60,9 +63,13 @@ def test_slurm_script_is_bash_and_starts_torchrun_on_every_node(tmp_path: Path) 
             "SLURM_JOB_NUM_NODES": "2",
             "SLURM_GPUS_ON_NODE": "8",
             "SLURM_JOB_ID": "77",
+            **({"SLURM_CPUS_PER_TASK": cores} if cores else {}),
         },
     )
-    run = torchrun(said.read_text().splitlines())
+    words = said.read_text().splitlines()
+    asked = ["--cpus-per-task", cores] if cores else []
+    assert words[: len(asked)] == asked
+    run = torchrun(words[len(asked) :])
     assert (run.nnodes, run.nproc_per_node, run.max_restarts) == ("2", "8", 3)
     assert (run.rdzv_backend, run.rdzv_id, run.rdzv_endpoint) == ("c10d", "77", "node3:29500")
     assert run.module
