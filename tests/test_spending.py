@@ -151,6 +151,26 @@ def test_matrix_rate_of_this_machine_is_of_a_believable_size() -> None:
     assert 1e9 < hardware.matmul_rate(seconds=0.05) < 1e14
 
 
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("NVIDIA L40", "L40"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA L4", "L4"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H100 PCIe", "H100 PCIe"),
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("Tesla V100-SXM2-16GB", "V100"),
+        ("Tesla T4", "T4"),
+        # Others than those whose names they hold.
+        ("NVIDIA GH200 480GB", None),
+        ("NVIDIA T400 4GB", None),
+    ],
+)
+def test_gpu_is_known_by_its_whole_name(name: str, known: str | None) -> None:
+    assert hardware.gpu_named(name) == known
+
+
 def test_every_known_gpu_has_both_rates_and_a_memory() -> None:
     assert all(set(rates) == {"bfloat16", "float32"} for rates in hardware.PEAKS.values())
     assert set(hardware.MEMORY) == set(hardware.PEAKS)

@@ -86,7 +86,9 @@ def test_what_was_not_used_for_longest_makes_room(tmp_path: Path) -> None:
     assert torch.equal(again.recall(batch(3))[TAUGHT], torch.full((2, 3, 4), 3.0))
 
 
-def test_another_teacher_or_precision_or_mask_is_another_question(folder: Path) -> None:
+def test_another_teacher_precision_device_or_mask_is_another_question(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     allowed = launch(teacher_states_gigabytes=0.001)
     states = open_states("a", ("schedule", "float32"), allowed, ALONE)
     assert states is not None
@@ -95,7 +97,12 @@ def test_another_teacher_or_precision_or_mask_is_another_question(folder: Path) 
     others = [
         open_states("b", ("schedule", "float32"), allowed, ALONE),
         open_states("a", ("bfloat16", "float32"), allowed, ALONE),
+        open_states(
+            "a", ("schedule", "float32"), allowed.model_copy(update={"compile": True}), ALONE
+        ),
     ]
+    monkeypatch.setattr(teacher_states, "device_name", lambda device: "another")
+    others.append(open_states("a", ("schedule", "float32"), allowed, ALONE))
     assert all(TAUGHT not in other.recall(batch(1)) for other in others if other)
     padded = batch(1) | {"attention_mask": torch.tensor([[1, 1, 0], [1, 1, 1]])}
     assert TAUGHT not in states.recall(padded)

@@ -10,7 +10,6 @@ Run: python -m stages.speed.speed --teacher models/teacher --students models/stu
 
 import argparse
 import os
-import platform
 import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -34,6 +33,7 @@ from stages.speed.timing import Runner, Seconds, percentiles, speedup, time_batc
 from stages.students.flops import encoder_gflops
 from stages.students.heads import num_parameters
 from stages.training.energy import energy_meter
+from stages.training.hardware import processor_name
 
 TORCH, FP32, INT8 = "PyTorch", "ONNX fp32", "ONNX INT8"
 
@@ -75,7 +75,7 @@ def measure_speed(
     first = [cell for cell in cells if cell["length"] == settings.sequence_lengths[0]]
     return {
         "machine": {
-            "processor": _processor(),
+            "processor": processor_name(),
             "num_cores": os.cpu_count(),
             "num_threads": torch.get_num_threads(),
             "torch": torch.__version__,
@@ -172,17 +172,6 @@ def as_cell(cell: Mapping[str, Any], own: tuple[str, str]) -> dict[str, Any]:
 
 def _megabytes(path: Path) -> float:
     return round(path.stat().st_size / 1e6, 3)
-
-
-def _processor() -> str:
-    """Return the processor's name, from Linux where the platform module knows only its family."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -23,6 +23,7 @@ from stages.command import log
 from stages.errors import SettingsError
 from stages.files import SCRATCH, atomic_output, fingerprint, make_lasting
 from stages.training.batches import Batch
+from stages.training.hardware import device_name
 from stages.training.processes import Processes
 
 if TYPE_CHECKING:
@@ -134,15 +135,16 @@ def open_states(
     Args:
         teacher_sha256: Of its weights.
         precisions: Of its products, and of the student's, under which it runs.
-        launch: How much may be kept.
+        launch: How much may be kept, and whether the teacher is compiled.
         processes: Each has its own part of every batch, and a folder for its answers.
     """
     if launch.teacher_states_gigabytes is None:
         return None
     # All that decides the last bit of an answer beside the batch.
-    kind = processes.device.type, torch.get_num_threads(), torch.__version__
+    device = device_name(processes.device), torch.get_num_threads()
+    by = *device, launch.compile, torch.__version__
     return TeacherStates(
         FOLDER / f"{processes.rank}-of-{processes.world_size}",
-        fingerprint(teacher_sha256, precisions, kind),
+        fingerprint(teacher_sha256, precisions, by),
         round(launch.teacher_states_gigabytes * GIGABYTE / processes.world_size),
     )
