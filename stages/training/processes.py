@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -123,10 +124,14 @@ def joined_processes() -> Iterator[Processes]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), device)
-    except DistilleryError as error:
-        _tell_launcher(str(error.exit_code))
-        if not isinstance(error, Interrupted):
-            _start_no_more(launcher)
+    except BaseException as error:
+        # Its frames hold a DDP module, which must not be the last to let go of the process group:
+        # freeing that, it would wait for a thread of gloo that waits for the interpreter.
+        traceback.clear_frames(error.__traceback__)
+        if isinstance(error, DistilleryError):
+            _tell_launcher(str(error.exit_code))
+            if not isinstance(error, Interrupted):
+                _start_no_more(launcher)
         raise
     finally:
         dist.destroy_process_group()
