@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from stages.errors import Interrupted, SettingsError, TrainingError
+from stages.evaluation.examples import Examples, ShuffledBatches
 from stages.files import read_json
 from stages.objectives.hidden_states import cosine
 from stages.objectives.soft_targets import label_ce, soft_target_kl
@@ -16,6 +17,7 @@ from stages.params import Masking, Weights
 from stages.students.distilbert import build_student
 from stages.students.heads import encode
 from stages.training.batches import Batch, Batches, MaskedBatches, micro_batches
+from stages.training.finite import NotFiniteError, naming_the_batch
 from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.heldout import measure_heldout
 from stages.training.loop import train
@@ -269,7 +271,8 @@ def test_loss_that_is_not_finite_stops_before_a_checkpoint_holds_it(tmp_path: Pa
     rows = source.order.indices(3).tolist()
     with pytest.raises(
         TrainingError,
-        match=rf"step 4: ce is not finite.*learning_rate \(0.01\).*was rows {rows[0]}, {rows[1]}, ",
+        match=rf"step 4: ce is not finite.*learning_rate \(0.01\).*was rows {rows[0]}, {rows[1]}, "
+        r".*The last checkpoint is from before it",
     ):
         fit(objective, tmp_path, source)
     told = read_json(tmp_path / "not-finite.json")
@@ -283,8 +286,23 @@ def test_loss_that_is_not_finite_stops_before_a_checkpoint_holds_it(tmp_path: Pa
 def test_gradient_that_is_not_finite_is_told_from_the_terms(tmp_path: Path) -> None:
     objective = triple_loss()
     objective.student.vocab_projector.bias.register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(TrainingError, match="step 1: the gradient is not finite"):
+    with pytest.raises(TrainingError, match="step 1: the gradient is not finite") as told:
         fit(objective, tmp_path)
+    assert "checkpoint" not in str(told.value)
+
+
+@pytest.mark.parametrize("in_a_workspace", [True, False])
+def test_rows_of_a_tasks_batch_are_named(tmp_path: Path, in_a_workspace: bool) -> None:
+    ids = [[2, 7, 3]] * 5
+    source = ShuffledBatches(Examples(ids, ids, np.zeros(5, dtype=np.int64), pad=0), 2, seed=1)
+    workspace = tmp_path if in_a_workspace else None
+    first, second = source.order.indices(1)
+    with (
+        pytest.raises(TrainingError, match=f"batch was rows {first}, {second} of") as told,
+        naming_the_batch(source, workspace, ALONE),
+    ):
+        raise NotFiniteError(2, "labels", 0.01)
+    assert "checkpoint" not in str(told.value)
 
 
 def test_curve_that_a_kill_cuts_between_two_rows_goes_on_as_if_nothing_had_happened(

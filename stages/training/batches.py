@@ -132,8 +132,9 @@ def num_tokens(batch: Batch) -> int:
 
 
 def rows_of(batches: Batches, step: int) -> list[int]:
-    """Return the rows of the training split that a step is made of; none where they have none."""
-    return batches.order.indices(step).tolist() if isinstance(batches, MaskedBatches) else []
+    """Return the rows that a step is made of; none of batches that have no order."""
+    order = getattr(batches, "order", None)
+    return order.indices(step).tolist() if isinstance(order, Order) else []
 
 
 def with_rows(batch: Batch, wanted_BS: Tensor, importance_BS: Tensor | None = None) -> Batch:

@@ -88,7 +88,7 @@ def save_checkpoint(
             target / "state.json",
             asdict(progress) | {"sha256": {name: sha256_of(target / name) for name in files}},
         )
-    for old in _folders(workspace)[:-keep]:
+    for old in checkpoints_in(workspace)[:-keep]:
         shutil.rmtree(old)
     return folder
 
@@ -115,7 +115,7 @@ def resume(
 
 
 def _load_newest(workspace: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    for folder in reversed(_folders(workspace)):
+    for folder in reversed(checkpoints_in(workspace)):
         try:
             progress = _verified(folder)
         except (DataError, FileNotFoundError, KeyError, TypeError, ValueError) as error:
@@ -129,7 +129,7 @@ def _load_newest(workspace: Path, model: nn.Module, optimizer: torch.optim.Optim
 def _tidy(workspace: Path, newest: int) -> None:
     for path in workspace.glob(".step-*"):
         shutil.rmtree(path)
-    for folder in _folders(workspace):
+    for folder in checkpoints_in(workspace):
         # Left here, a damaged one would count among those that are kept.
         if _step_of(folder) > newest:
             shutil.rmtree(folder)
@@ -190,7 +190,8 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise OSError(errno.EIO, str(error), str(path)) from error
 
 
-def _folders(workspace: Path) -> list[Path]:
+def checkpoints_in(workspace: Path) -> list[Path]:
+    """Return the folders of all checkpoints, the newest last."""
     return sorted(workspace.glob("step-*"))
 
 

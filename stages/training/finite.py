@@ -7,6 +7,7 @@ from pathlib import Path
 from stages.errors import TrainingError
 from stages.files import write_json
 from stages.training.batches import Batches, rows_of
+from stages.training.checkpoints import checkpoints_in
 from stages.training.processes import Processes
 
 NUM_SHOWN = 8
@@ -17,8 +18,8 @@ class NotFiniteError(TrainingError):
 
     def __init__(self, step: int, term: str, learning_rate: float) -> None:
         super().__init__(
-            f"step {step}: {term} is not finite. The last good checkpoint is kept; lower "
-            f"learning_rate ({learning_rate}) or look at the batch of that step, and run again"
+            f"step {step}: {term} is not finite; lower learning_rate ({learning_rate}) or look at "
+            "the batch of that step, and run again"
         )
         self.step, self.term = step, term
 
@@ -27,17 +28,30 @@ class NotFiniteError(TrainingError):
 def naming_the_batch(
     batches: Batches, workspace: Path | None, processes: Processes
 ) -> Iterator[None]:
-    """Say of which rows a step was made whose loss or gradient is not finite."""
+    """Say of which rows a step was made whose loss or gradient is not finite, and what is kept.
+
+    Args:
+        batches: What is trained on.
+        workspace: Where checkpoints may be and the rows are written; None: all are said.
+        processes: The first one says it.
+    """
     try:
         yield
     except NotFiniteError as error:
-        rows = rows_of(batches, error.step - 1)
-        if rows and workspace is not None and processes.is_first:
+        if not processes.is_first:
+            raise
+        said, rows = [str(error)], rows_of(batches, error.step - 1)
+        if rows and workspace is None:
+            said.append(f"The batch was rows {_listed(rows)} of what is trained on")
+        elif rows and workspace is not None:
             file = workspace / "not-finite.json"
             write_json(file, {"step": error.step, "term": error.term, "rows": rows})
-            shown = ", ".join(str(row) for row in rows[:NUM_SHOWN])
-            shown += ", ..." if len(rows) > NUM_SHOWN else ""
-            raise TrainingError(
-                f"{error}. The batch was rows {shown} of the training split (all in {file})"
-            ) from None
-        raise
+            shown = _listed(rows[:NUM_SHOWN]) + (", ..." if len(rows) > NUM_SHOWN else "")
+            said.append(f"The batch was rows {shown} of what is trained on (all in {file})")
+        if workspace is not None and checkpoints_in(workspace):
+            said.append("The last checkpoint is from before it, and is kept")
+        raise TrainingError(". ".join(said)) from None
+
+
+def _listed(rows: list[int]) -> str:
+    return ", ".join(map(str, rows))
