@@ -17,6 +17,7 @@ from stages.params import Masking, Weights
 from stages.students.distilbert import build_student
 from stages.students.heads import encode
 from stages.training.batches import Batch, Batches, MaskedBatches, micro_batches
+from stages.training.checkpoints import save_checkpoint
 from stages.training.finite import NotFiniteError, naming_the_batch
 from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.heldout import measure_heldout
@@ -223,7 +224,7 @@ def stopping(source: Batches, at: int, number: signal.Signals) -> Batches:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("at", [0, 4, 6])
+@pytest.mark.parametrize("at", [0, 4, 7])
 def test_stopped_run_goes_on_to_the_identical_student(
     tmp_path: Path, at: int, number: signal.Signals
 ) -> None:
@@ -249,12 +250,29 @@ def test_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert torch.equal(weights_of(resumed), weights_of(undisturbed))
 
 
-def test_checkpoints_are_kept_by_count(tmp_path: Path) -> None:
+def test_checkpoints_are_kept_by_count_and_of_a_finished_run_the_last(tmp_path: Path) -> None:
+    def kept() -> list[str]:
+        return [folder.name for folder in sorted(tmp_path.glob("step-*"))]
+
+    with pytest.raises(Interrupted):
+        fit(triple_loss(), tmp_path, stopping(batches(), 4, signal.SIGINT))
+    assert kept() == ["step-00000004", "step-00000005"]
     fit(triple_loss(), tmp_path)
-    assert [folder.name for folder in sorted(tmp_path.glob("step-*"))] == [
-        "step-00000007",
-        "step-00000008",
-    ]
+    assert kept() == ["step-00000008"]
+
+
+def test_stop_while_the_last_checkpoint_is_written_is_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def saved(workspace: Path, model: torch.nn.Module, *rest: object) -> Path:
+        folder = save_checkpoint(workspace, model, *rest)
+        if folder.name == "step-00000008":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return folder
+
+    monkeypatch.setattr("stages.training.loop.save_checkpoint", saved)
+    with pytest.raises(Interrupted, match="stopped after step 8 of 8"):
+        fit(triple_loss(), tmp_path)
 
 
 def test_loss_that_is_not_finite_stops_before_a_checkpoint_holds_it(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
         if arguments.after is None:
             raise SettingsError(f"--after: {arguments.student} needs the folder of {recipe.after}")
         folders[recipe.after] = arguments.after
-    sequences = open_split(arguments.shards, "train")
+    sequences = open_split(arguments.shards, "train", verify=processes.is_first_here)
     models = {name: open_teacher(path).to(processes.device) for name, path in folders.items()}
     for model in models.values():
         check_same_vocabulary(sequences, model.config.vocab_size)

@@ -67,7 +67,7 @@ def adapt_one(
         Its report, its loss curve, and the folder of its checkpoints, which are still there.
     """
     settings = params.teacher
-    sequences = open_split(shards, "train")
+    sequences = open_split(shards, "train", verify=processes.is_first_here)
     heldout = heldout_batches(shards, params.seed, settings.masking)
     model = open_teacher(
         source,

@@ -140,6 +140,9 @@ def train(
                     hear(progress.curve)
             _note_and_checkpoint(workspace, run, progress, clock, stop, spending)
         spending.note()
+        # While the last checkpoint was written, too: whatever follows would not hear of it.
+        if processes.any(stop.wanted)[0]:
+            raise _interrupted(workspace, progress, num_steps)
     return Outcome(
         num_steps,
         progress.seconds,
@@ -161,13 +164,15 @@ def _note_and_checkpoint(
     spending: Spending,
 ) -> None:
     first, last = run.processes.is_first, progress.step == run.num_steps
+    # Nothing goes on from the checkpoints before the end of a finished run.
+    keep = 1 if last else run.launch.num_checkpoints
     due = last or clock.since_mark() >= run.launch.checkpoint_every_seconds
     # Clocks differ between processes, and a signal may reach only one of them.
     stopping, saving, noting = run.processes.any(
         stop.wanted, due and first, spending.is_due() and first
     )
     if workspace is None and stopping:
-        raise Interrupted(f"stopped at step {progress.step}; run it again to redo it")
+        raise _interrupted(None, progress, run.num_steps)
     if noting or saving or stopping:
         spending.note()
     if workspace is None or not (stopping or saving):
@@ -176,14 +181,20 @@ def _note_and_checkpoint(
     run.put_down(progress)
     if first:
         model = cast(nn.Module, run.objective)
-        save_checkpoint(workspace, model, run.optimizer, progress, run.launch.num_checkpoints)
+        save_checkpoint(workspace, model, run.optimizer, progress, keep)
     run.processes.wait()
     clock.mark()
-    if stopping and not last:
-        raise Interrupted(
-            f"stopped after step {progress.step} of {run.num_steps}, checkpoint in {workspace}; "
-            "run the same command to go on"
-        )
+    if stopping:
+        raise _interrupted(workspace, progress, run.num_steps)
+
+
+def _interrupted(workspace: Path | None, progress: Progress, num_steps: int) -> Interrupted:
+    if workspace is None:
+        return Interrupted(f"stopped at step {progress.step}; run it again to redo it")
+    return Interrupted(
+        f"stopped after step {progress.step} of {num_steps}, checkpoint in {workspace}; "
+        "run the same command to go on"
+    )
 
 
 class _Run:

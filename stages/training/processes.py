@@ -46,6 +46,11 @@ class Processes:
         """Whether this process speaks and writes for all."""
         return self.rank == 0
 
+    @property
+    def is_first_here(self) -> bool:
+        """Whether this process is the first of its machine, and does what one on each must."""
+        return os.environ.get("LOCAL_RANK", "0") == "0"
+
     def sum(self, tensor: Tensor) -> Tensor:
         """Return the sum over processes; in place."""
         if self.world_size > 1:

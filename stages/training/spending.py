@@ -6,7 +6,6 @@ of life, its processes, and the energy where it is measured. A sign of life is n
 """
 
 import math
-import os
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -94,7 +93,7 @@ class Spending:
     def __init__(self, workspace: Path | None, processes: Processes) -> None:
         self._file = None if workspace is None else workspace / "attempts.json"
         self._processes = processes
-        self._meter = energy_meter(processes.device, os.environ.get("LOCAL_RANK", "0") == "0")
+        self._meter = energy_meter(processes.device, processes.is_first_here)
         self._started = self._noted = time.monotonic()
         self.attempts = [*self._earlier(), Attempt(processes.world_size)]
 
