@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from stages.errors import DistilleryError, Interrupted
+from stages.files import file_lock
 
 if TYPE_CHECKING:
     from stages.params import Launch
@@ -120,7 +121,9 @@ def joined_processes() -> Iterator[Processes]:
         return
     launcher = int(os.environ.get(LAUNCHER, os.getppid()))
     _die_with(launcher)
-    _tell_launcher("")
+    told = Path(os.environ[EXIT_CODE]) if EXIT_CODE in os.environ else None
+    if told is not None:
+        told.write_text("", encoding="ascii")
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -134,9 +137,12 @@ def joined_processes() -> Iterator[Processes]:
         # freeing that, it would wait for a thread of gloo that waits for the interpreter.
         traceback.clear_frames(error.__traceback__)
         if isinstance(error, DistilleryError):
-            _tell_launcher(str(error.exit_code))
-            if not isinstance(error, Interrupted):
+            # Asked twice, torchrun would complain.
+            if _tells_first(told, error.exit_code) and not isinstance(error, Interrupted):
                 _start_no_more(launcher)
+        elif isinstance(error, RuntimeError) and told and (code := told.read_text("ascii")):
+            # Another process has said why all of them end. This one met no more than its absence.
+            raise SystemExit(int(code)) from None
         raise
     finally:
         dist.destroy_process_group()
@@ -157,10 +163,15 @@ def _die_with(launcher: int) -> None:
     threading.Thread(target=watch, name="launcher watch", daemon=True).start()
 
 
-def _tell_launcher(exit_code: str) -> None:
-    """Leave the exit code of this process, or none yet, where torchrun ends with it."""
-    if file := os.environ.get(EXIT_CODE):
-        Path(file).write_text(exit_code, encoding="ascii")
+def _tells_first(told: Path | None, exit_code: int) -> bool:
+    """Leave the exit code that torchrun shall end with, unless another process has done so."""
+    if told is None:
+        return True
+    with file_lock(told):
+        is_first = not told.read_text(encoding="ascii")
+        if is_first:
+            told.write_text(str(exit_code), encoding="ascii")
+    return is_first
 
 
 def _start_no_more(launcher: int) -> None:
