@@ -1,10 +1,11 @@
-"""Train one student from the teacher on the corpus, as its recipe in params.yaml says.
+r"""Train one student from the teacher on the corpus, as its recipe in params.yaml says.
 
 Reads the teacher and the shards; writes the student as a stock model, a report and a loss curve.
 A recipe's phases follow each other, each with its own checkpoints; without any, the student is
 written as it is initialised.
 Killed anywhere, the same command goes on from its last checkpoint to the identical student.
-Run by hand, on two processes: torchrun --nproc-per-node 2 -m stages.distillation.distill ...
+Run by hand, on two processes: python -m stages.training.torchrun --standalone --nproc-per-node 2 \
+    -m stages.distillation.distill ...
 """
 
 import argparse
@@ -76,7 +77,9 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
     losses = phase_losses(plan, student, teacher, taught_by[0].config, settings, seed=params.seed)
     # Whoever taught it, a student is measured by the teacher: students then compare.
     reference = FrozenTeacher(models[TEACHER])
-    heldout = heldout_batches(arguments.shards, params.seed, settings.masking)
+    heldout = heldout_batches(
+        arguments.shards, params.seed, settings.masking, verify=processes.is_first_here
+    )
 
     def measured() -> dict[str, float]:
         return measure_heldout(student, reference, heldout.fixed(settings.heldout_sequences))

@@ -1,9 +1,10 @@
-"""Adapt the teacher to the corpus by masked language modelling, training a head if it has none.
+r"""Adapt the teacher to the corpus by masked language modelling, training a head if it has none.
 
 Reads the fetched teacher and the shards; writes the teacher that students learn from, the others of
 an ensemble in folders below it, a report and a loss curve. Killed anywhere, the same command goes
 on from its last checkpoint.
-Run by hand, on two processes: torchrun --nproc-per-node 2 -m stages.teacher.adapt --source ...
+Run by hand, on two processes: python -m stages.training.torchrun --standalone --nproc-per-node 2 \
+    -m stages.teacher.adapt --source ...
 """
 
 import argparse
@@ -68,7 +69,7 @@ def adapt_one(
     """
     settings = params.teacher
     sequences = open_split(shards, "train", verify=processes.is_first_here)
-    heldout = heldout_batches(shards, params.seed, settings.masking)
+    heldout = heldout_batches(shards, params.seed, settings.masking, verify=processes.is_first_here)
     model = open_teacher(
         source,
         seed=seed,

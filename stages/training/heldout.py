@@ -23,9 +23,9 @@ BATCH = 16
 change a figure."""
 
 
-def heldout_batches(shards: Path, seed: int, masking: "Masking") -> MaskedBatches:
-    """Return the held-out part of some shards, for `measure_heldout`."""
-    return MaskedBatches(open_split(shards, "heldout"), BATCH, seed, masking)
+def heldout_batches(shards: Path, seed: int, masking: "Masking", *, verify: bool) -> MaskedBatches:
+    """Return the held-out part of some shards, for `measure_heldout`; hashed if to be verified."""
+    return MaskedBatches(open_split(shards, "heldout", verify=verify), BATCH, seed, masking)
 
 
 @torch.no_grad()
