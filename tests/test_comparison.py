@@ -10,6 +10,7 @@ import pytest
 
 from stages.errors import DataError
 from stages.report.comparison import main, pareto, read_rows, table
+from stages.report.pictures import Point, score_against
 from tests.conftest import ROOT
 from tests.report_world import STUDENTS, TASKS, finetune_report, put, write_reports
 
@@ -104,3 +105,16 @@ def test_picture_is_a_file_of_its_own_with_every_model_in_both_panels(folder: Pa
     for panel in panels:
         labels = {text.text for text in panel.iter(f"{space}text")}
         assert {"teacher", "int8", "kd", "distilbert", "mlm_only"} <= labels
+
+
+def test_models_at_one_place_have_one_label_and_their_names_where_one_points() -> None:
+    points = [Point(name, "model", 10.0, 50.0 + place / 100) for place, name in enumerate("abc")]
+    far = Point("far", "model", 90.0, 70.0)
+    drawn = str(score_against("n", "t", ("ms", "score"), [*points, far]))
+    assert ">a and 2 more</text>" in drawn
+    assert ">far</text>" in drawn
+    for name in "abc":
+        assert f"<title>{name}</title>" in drawn
+        assert f">{name}</text>" not in drawn
+    pair = str(score_against("n", "t", ("ms", "score"), [*points[:2], far]))
+    assert ">a, b</text>" in pair

@@ -4,6 +4,7 @@ Each is a small panel of its own, so that panels flow into one column on a phone
 Its numbers are in the page as well, in a table or a legend.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,6 +15,8 @@ from stages.report.svg import Scale, ground, path_through, picture, scale_over, 
 from stages.report.wording import fixed
 
 DOT = 4.5
+TOUCHING = 12.0
+"""Points of models that are nearer than this have one label together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +113,35 @@ def score_against(name: str, title: str, axes: tuple[str, str], points: Sequence
     ]
     taken = [_Box(x(p.x) - 6, y(p.y) - 6, 12, 12) for p in points]
     taken += [_Box.around(start, end) for start, end in pairwise(corners)]
-    for point in points:
-        place = x(point.x), y(point.y)
-        label, box = _free_label(point.label, place, taken, (x.start, width))
+    for together in _clusters(points, [(x(p.x), y(p.y)) for p in points]):
+        (first, place), *others = together
+        text = f"{first.label} and {len(others)} more" if len(others) > 1 else first.label
+        text += f", {others[0][0].label}" if len(others) == 1 else ""
+        label, box = _free_label(text, place, taken, (x.start, width))
         taken.append(box)
-        dot = tag("circle", cx=place[0], cy=place[1], r=6, class_="dot")
-        parts.append(tag("g", dot, label, class_=point.style))
+        dots = [
+            tag("circle", tag("title", point.label), cx=at[0], cy=at[1], r=6, class_="dot")
+            for point, at in together
+        ]
+        parts.append(tag("g", *dots, label, class_=first.style))
     described = "; ".join(f"{p.label}: {fixed(p.x)} and {fixed(p.y)}" for p in points)
     return picture(name, title, f"{axes[0]} and {axes[1]}. {described}.", (width, height), parts)
+
+
+def _clusters(
+    points: Sequence[Point], places: Sequence[tuple[float, float]]
+) -> list[list[tuple[Point, tuple[float, float]]]]:
+    """Return points with their places; those that cover each other are to have one label."""
+    found: list[list[tuple[Point, tuple[float, float]]]] = []
+    for point, place in zip(points, places, strict=True):
+        for together in found:
+            near = together[0][1]
+            if together[0][0].style == point.style and math.dist(near, place) < TOUCHING:
+                together.append((point, place))
+                break
+        else:
+            found.append([(point, place)])
+    return found
 
 
 @dataclass(frozen=True, slots=True)
