@@ -115,7 +115,7 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
             work = work_per_token(
                 student.config,
                 teacher.configs,
-                loss.asked(stretch.phase.masking or settings.masking, settings.sampled_fraction),
+                loss.asked(stretch.masking, settings.sampled_fraction),
                 sequence_length=length,
                 num_parameters=num_parameters(student),
                 tokens_per_step=size * length,

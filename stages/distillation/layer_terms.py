@@ -19,6 +19,7 @@ from stages.objectives.hidden_states import normalised_mse, patience, state_mse
 from stages.params import (
     AttentionMaps,
     AttentionScores,
+    Cosine,
     FeatureMaps,
     HiddenStates,
     ObjectiveSettings,
@@ -72,6 +73,8 @@ def layer_term(
             return _relation_term(settings, student, teacher)
         if isinstance(settings, Patience):
             return _patience_term(settings, student, teacher)
+        if isinstance(settings, Cosine):
+            _same("width", student.hidden_size, teacher.hidden_size)
     except SettingsError as error:
         raise SettingsError(f"objective {settings.kind}: {error}") from error
     return None

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from stages.distillation.layer_terms import LayerTerm
-from stages.errors import SettingsError
 from stages.params import Cosine, MaskedTokens, MixedLabels, ObjectiveSettings, SoftTargets, Weights
 from stages.students.heads import MaskedLM, embeddings_join_head
 from stages.students.taps import Seen, Taps, layers_run, look
@@ -46,9 +45,9 @@ class PhaseLoss(nn.Module):
         self.layer_terms = tuple(layer_terms)
         self.student_taps = _all(term.student_taps for term in self.layer_terms)
         self.teacher_taps = _all(term.teacher_taps for term in self.layer_terms)
+        self.asks_last_states = triple is not None and triple.teacher is not None
         # A teacher that no objective asks is not run.
-        asked = bool(self.layer_terms) or (triple is not None and triple.teacher is not None)
-        self.teacher = teacher if asked else None
+        self.teacher = teacher if self.layer_terms or self.asks_last_states else None
         self.states: TeacherStates | None = None
         self.terms = (
             *(triple.terms if triple else ()),
@@ -77,8 +76,8 @@ class PhaseLoss(nn.Module):
         student = _share(self.student.config, self.student_taps, to_the_end=self.triple is not None)
         if self.teacher is None:
             return replace(asked, student_layers=student)
-        asks = self.triple is not None and self.triple.teacher is not None
-        teacher = _share(self.teacher.configs[0], self.teacher_taps, to_the_end=asks)
+        config, to_the_end = self.teacher.configs[0], self.asks_last_states
+        teacher = _share(config, self.teacher_taps, to_the_end=to_the_end)
         return replace(asked, student_layers=student, teacher_layers=teacher)
 
     def counts(self, batch: Batch) -> list[float]:
@@ -111,8 +110,8 @@ class PhaseLoss(nn.Module):
         if TAUGHT in batch:
             teacher = Seen(batch[TAUGHT], {}, {})
         elif self.teacher is not None:
-            asks = self.triple is not None and self.triple.teacher is not None
-            teacher = self.teacher.look(batch, self.teacher_taps, to_the_end=asks)
+            to_the_end = self.asks_last_states
+            teacher = self.teacher.look(batch, self.teacher_taps, to_the_end=to_the_end)
             if self.states is not None and teacher.last_BSD is not None:
                 self.states.keep(teacher.last_BSD)
         total, sums = torch.zeros((), device=inputs[0].device), []
@@ -142,9 +141,6 @@ def triple_of(
 
     MobileBERT's mixed labels are soft targets at T = 1 and labels, both at masked positions: the
     value is smaller by the entropy of the teacher's part, the gradient is the same.
-
-    Raises:
-        SettingsError: the cosine of states that differ in width.
     """
     weights = {"ce": 0.0, "mlm": 0.0, "cos": 0.0}
     temperature, positions = 1.0, "masked"
@@ -159,11 +155,6 @@ def triple_of(
         elif isinstance(objective, MaskedTokens):
             weights["mlm"] = objective.weight
         elif isinstance(objective, Cosine):
-            mine, theirs = student.config.hidden_size, teacher.configs[0].hidden_size
-            if mine != theirs:
-                raise SettingsError(
-                    f"objective cosine: the student's width is {mine} and the teacher's {theirs}"
-                )
             weights["cos"] = objective.weight
     if not any(weights.values()):
         return None

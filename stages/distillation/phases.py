@@ -16,7 +16,7 @@ from stages.corpus.reading import Sequences
 from stages.distillation.layer_terms import layer_term
 from stages.distillation.phase_loss import PhaseLoss, triple_of
 from stages.errors import SettingsError
-from stages.params import Distill, Phase, Recipe, Schedule
+from stages.params import Distill, Masking, Phase, Recipe, Schedule
 from stages.students.heads import MaskedLM
 from stages.training.batches import Batch, MaskedBatches
 from stages.training.frozen_teacher import FrozenTeacher
@@ -34,6 +34,7 @@ class Stretch:
     name: str
     phase: Phase
     schedule: Schedule
+    masking: Masking
     num_steps: int
     only_layer: int | None = None
 
@@ -45,20 +46,20 @@ def stretches(
 
     Args:
         recipe: Of the student.
-        settings: Where a phase has no schedule, the shared one.
+        settings: Where a phase has no schedule or masking, the shared one.
         num_sequences: Of the corpus, for schedules in epochs.
         num_layers: The student's; a progressive phase shares its steps among them.
     """
     found = []
     for phase in recipe.phases:
-        schedule = phase.schedule or settings.schedule
+        schedule, masking = phase.schedule or settings.schedule, phase.masking or settings.masking
         num_steps = max(1, round(schedule.total_steps(num_sequences) * recipe.scale_steps))
         if not phase.progressive:
-            found.append(Stretch(phase.name, phase, schedule, num_steps))
+            found.append(Stretch(phase.name, phase, schedule, masking, num_steps))
             continue
         each = max(1, num_steps // num_layers)
         found += [
-            Stretch(f"{phase.name}_{layer}", phase, schedule, each, layer)
+            Stretch(f"{phase.name}_{layer}", phase, schedule, masking, each, layer)
             for layer in range(1, num_layers + 1)
         ]
     return found
@@ -68,11 +69,10 @@ def batches_of(
     stretch: Stretch, loss: PhaseLoss, sequences: Sequences, settings: Distill, seed: int
 ) -> MaskedBatches:
     """Return the batches of a stretch; seeded, they are its own order and masks."""
-    masking = stretch.phase.masking or settings.masking
     # Drawing where soft targets are compared takes a third of a batch's time.
     fraction = settings.sampled_fraction if loss.samples else None
     size = stretch.schedule.batch_sequences
-    return MaskedBatches(sequences, size, seed, masking, fraction)
+    return MaskedBatches(sequences, size, seed, stretch.masking, fraction)
 
 
 def phase_losses(

@@ -111,24 +111,18 @@ class Phase(Settings):
             )
         return self
 
-    def check_masking(self, masking: Masking, positions: str) -> None:
-        """Refuse objectives on masked tokens where none are masked.
+    def of_masked_tokens(self, positions: str) -> list[str]:
+        """Return the kinds of objectives that masked tokens alone have.
 
         Args:
-            masking: What holds where the phase has none of its own.
-            positions: Likewise, of soft targets.
+            positions: What holds for soft targets that name none.
         """
-        if (self.masking or masking).fraction:
-            return
-        for objective in self.objectives:
-            masked_only = objective.kind in ("mlm", "mixed_labels") or (
-                objective.kind == "soft_targets" and (objective.positions or positions) == "masked"
-            )
-            if masked_only:
-                raise ValueError(
-                    f"phase {self.name}: masking.fraction is 0, but {objective.kind} is of masked "
-                    "tokens"
-                )
+        return [
+            objective.kind
+            for objective in self.objectives
+            if objective.kind in ("mlm", "mixed_labels")
+            or (objective.kind == "soft_targets" and (objective.positions or positions) == "masked")
+        ]
 
 
 class Recipe(Settings):

@@ -1,5 +1,6 @@
 """All of params.yaml as one model."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import Field, model_validator
@@ -55,30 +56,36 @@ class Params(Settings):
 
     @model_validator(mode="after")
     def _teachers_exist(self) -> "Params":
-        for section, recipes in (("students", self.students), ("successors", self.successors)):
-            for name, student in recipes.items():
-                recipe = student.recipe()
-                known = [TEACHER, *self.teacher.others]
-                known += [recipe.after] if isinstance(recipe, Successor) else []
-                for other in recipe.taught_by:
-                    if other not in known:
-                        raise ValueError(
-                            f"{section}.{name}.taught_by names '{other}': it is taught by "
-                            f"{' or '.join(known)}; one that needs another student stands under "
-                            "successors, where `after` names it"
-                        )
+        for place, recipe in self._places():
+            known = [TEACHER, *self.teacher.others]
+            known += [recipe.after] if isinstance(recipe, Successor) else []
+            for other in recipe.taught_by:
+                if other not in known:
+                    raise ValueError(
+                        f"{place}.taught_by names '{other}': it is taught by "
+                        f"{' or '.join(known)}; one that needs another student stands under "
+                        "successors, where `after` names it"
+                    )
         return self
 
     @model_validator(mode="after")
     def _what_masks_need_is_masked(self) -> "Params":
+        for place, recipe in self._places():
+            for phase in recipe.phases:
+                if (phase.masking or self.distill.masking).fraction:
+                    continue
+                for kind in phase.of_masked_tokens(self.distill.positions):
+                    raise ValueError(
+                        f"{place}: phase {phase.name}: masking.fraction is 0, but {kind} is of "
+                        "masked tokens"
+                    )
+        return self
+
+    def _places(self) -> Iterator[tuple[str, Recipe]]:
+        """Yield every recipe with the key at which it stands."""
         for section, recipes in (("students", self.students), ("successors", self.successors)):
             for name, student in recipes.items():
-                for phase in student.recipe().phases:
-                    try:
-                        phase.check_masking(self.distill.masking, self.distill.positions)
-                    except ValueError as error:
-                        raise ValueError(f"{section}.{name}: {error}") from error
-        return self
+                yield f"{section}.{name}", student.recipe()
 
     @property
     def recipes(self) -> dict[str, Recipe]:

@@ -136,9 +136,7 @@ def _student_plans(
             name if alone else f"{name}, {part.phase.name}",
             part.schedule,
             part.num_steps,
-            loss.asked(
-                part.phase.masking or params.distill.masking, params.distill.sampled_fraction
-            ),
+            loss.asked(part.masking, params.distill.sampled_fraction),
             loss.reads_last_states_alone,
         )
         found.append(

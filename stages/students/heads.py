@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedModel,
     RobertaForMaskedLM,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from stages.errors import TeacherError
@@ -72,6 +73,16 @@ def encode(
         input_ids=input_ids_BS, attention_mask=mask_BS, **types
     ).last_hidden_state
     return hidden_BSD
+
+
+def encoder_layers(model: nn.Module) -> list[nn.Module]:
+    """Return a model's layers, from the first on; nothing inside them is looked at."""
+    for module in model.modules():
+        # What every encoder's layer in transformers is.
+        layers = list(module) if isinstance(module, nn.ModuleList) else []
+        if layers and isinstance(layers[0], GradientCheckpointingLayer):
+            return layers
+    return []
 
 
 def encode_batch(model: MaskedLM, batch: dict[str, Tensor]) -> Tensor:

@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from stages.errors import TeacherError
 from stages.objectives.attention import Heads
-from stages.students.heads import encode
+from stages.students.heads import encode, encoder_layers
 from stages.students.unpadding import Layout, attend_within_sequences
 
 TAPPED = "tapped"
@@ -143,8 +142,7 @@ def layers_run(taps: Taps, num_layers: int, *, to_the_end: bool) -> int:
 
 def _look_no_further(model: PreTrainedModel, inputs: dict[str, Tensor], taps: Taps) -> Seen:
     """Run a model as far as its taps ask for. Hidden state i is what layer i is given, from 0."""
-    base = model.base_model
-    layers = [m for m in base.modules() if isinstance(m, GradientCheckpointingLayer)]
+    layers = encoder_layers(model)
     num_layers = model.config.num_hidden_layers
     if len(layers) != num_layers:
         raise TeacherError(f"{type(model).__name__} has {num_layers} layers, found {len(layers)}")
@@ -164,7 +162,7 @@ def _look_no_further(model: PreTrainedModel, inputs: dict[str, Tensor], taps: Ta
         for index in taps.hidden:
             hook = partial(keep, index)
             hooks.callback(layers[index].register_forward_pre_hook(hook, with_kwargs=True).remove)
-        base(**inputs)
+        model.base_model(**inputs)
     _check_seen(model, recorder, max(last, last_attention))
     return Seen(None, hidden, recorder.kept)
 

@@ -6,13 +6,12 @@ last is compiled once more, for every size.
 """
 
 from torch import nn
-from transformers.modeling_layers import GradientCheckpointingLayer
+
+from stages.students.heads import encoder_layers
 
 
 def compile_layers(*models: nn.Module) -> None:
     """Have encoder layers compiled when they run next; weights stay where they are."""
     for model in models:
-        for module in model.modules():
-            # What every encoder's layer in transformers is.
-            if isinstance(module, GradientCheckpointingLayer):
-                module.compile()
+        for layer in encoder_layers(model):
+            layer.compile()
