@@ -207,34 +207,58 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
     assert not Path(f"/proc/{child}").exists()
 
 
+NEVER_ENDING = """
+import time
+from stages.corpus import shards
+
+assembled = shards._assemble
+
+
+def waiting(done, folder, split):
+    part = assembled(done, folder, split)
+    time.sleep(600 if split == "heldout" else 0)
+    return part
+
+
+if __name__ == "__main__":
+    shards._assemble = waiting
+    shards.run(shards.main, shards.parser_for(None, ["curated", "tokenizer", "out"]))
+"""
+
+
 @pytest.mark.slow
 def test_a_killed_stage_goes_on_where_it_stopped(tmp_path, tiny_tokenizer):
     settings = yaml.safe_load((ROOT / "params.yaml").read_text())
     settings["corpus"]["shards"] |= {"num_shards": 12, "sequence_length": 16}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
     write_curated(tmp_path / "curated", 20_000)
-    command = [sys.executable, "-m", "stages.corpus.shards", "--curated", "curated"]
-    command += ["--tokenizer", str(tiny_tokenizer), "--out"]
+    # However fast the machine, what is to be killed does not end before.
+    (tmp_path / "never_ending.py").write_text(NEVER_ENDING)
+    ends = [sys.executable, "-m", "stages.corpus.shards"]
+    never_ends = [sys.executable, "never_ending.py"]
+    arguments = ["--curated", "curated", "--tokenizer", str(tiny_tokenizer), "--out"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     rng = np.random.default_rng()
     for num_done in (0, 3):
-        killed = subprocess.Popen([*command, "shards"], env=environment, start_new_session=True)
+        killed = subprocess.Popen(
+            [*never_ends, *arguments, "shards"], env=environment, start_new_session=True
+        )
         deadline = time.monotonic() + 120
         while len(done := list(Path(".scratch").glob("shards-*/train-*.json"))) < num_done:
-            assert killed.poll() is None, "it was done before it could be killed"
+            assert killed.poll() is None, "it ended with an error"
             assert time.monotonic() < deadline
             time.sleep(0.005)
-        time.sleep(rng.uniform(0, 0.1 if num_done else 2))
+        time.sleep(rng.uniform(0, 0.1 if num_done else 4))
         os.killpg(killed.pid, signal.SIGKILL)
         killed.wait()
         assert not Path("shards").exists()
     finished = {path.with_suffix(".arrow").stat().st_mtime_ns for path in done}
 
-    subprocess.run([*command, "shards"], env=environment, check=True)
+    subprocess.run([*ends, *arguments, "shards"], env=environment, check=True)
     # Finished shards were linked into the result, not written again.
     assert finished <= {path.stat().st_mtime_ns for path in Path("shards/train").iterdir()}
-    subprocess.run([*command, "again"], env=environment, check=True)
+    subprocess.run([*ends, *arguments, "again"], env=environment, check=True)
     assert sha256_of_tree(Path("shards")) == sha256_of_tree(Path("again"))
 
 
