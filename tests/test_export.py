@@ -67,8 +67,11 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
         initializer_range=0.1,
     )
     DistilBertForMaskedLM(config).save_pretrained(folder)
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        (folder / file).write_text("{}")
+    (folder / "tokenizer_config.json").write_text("{}")
+    # As somebody's last call left it; all-MiniLM's file is so.
+    cut, fill = {"max_length": 128, "stride": 0}, {"strategy": {"Fixed": 128}}
+    tokenizer = {"version": "1.0", "truncation": cut, "padding": fill, "model": {"unk": "\u00e9"}}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     return folder
 
 
@@ -169,6 +172,12 @@ ids = np.array([[2, 7, 4, 9, 3]])
 logits = session.run(None, {'input_ids': ids, 'attention_mask': np.ones_like(ids)})[0]
 print(*logits.argmax(-1)[0])
 """
+
+
+def test_the_tokenizer_pads_and_cuts_nothing(exported: SimpleNamespace):
+    found = json.loads((exported.out / "tokenizer.json").read_text(encoding="utf-8"))
+    assert (found.pop("truncation"), found.pop("padding")) == (None, None)
+    assert found == {"version": "1.0", "model": {"unk": "\u00e9"}}
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "model.int8.onnx"])

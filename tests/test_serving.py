@@ -82,7 +82,9 @@ def test_a_classifier_is_registered_once_promoted_and_answers(store: Store, tmp_
     task = write_task(tmp_path / "task", "classification")
     loaded = params.load()
     export = loaded.export.model_copy(update={"max_score_drop": 50.0, "min_int8_agreement": 0.5})
-    settings = loaded.model_copy(update={"export": export})
+    tuning = loaded.evaluation.finetune.model_copy(update={"max_length": 8})
+    evaluation = loaded.evaluation.model_copy(update={"finetune": tuning})
+    settings = loaded.model_copy(update={"export": export, "evaluation": evaluation})
     folder, path = tmp_path / "export", tmp_path / "report.json"
     export_task_model(model, task, settings, folder, path)
     report = read_json(path)
@@ -102,6 +104,10 @@ def test_a_classifier_is_registered_once_promoted_and_answers(store: Store, tmp_
         assert list(shares) == LABELS
         assert sum(shares.values()) == pytest.approx(1)
         assert answer["label"] == max(shares, key=shares.get)
+    # What the model never read where it was scored changes nothing.
+    texts = [{"text": "not bad " * 3 + end} for end in ("bad bad bad", "good good good")]
+    cut = server.post("/invocations", json={"dataframe_records": texts}).json()["predictions"]
+    assert cut[0] == cut[1]
     single = server.post("/invocations", json={"dataframe_records": [{"text": "a film"}]})
     assert single.status_code == 200, single.text
 

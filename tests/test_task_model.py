@@ -47,6 +47,9 @@ def write_model(folder: Path, **about: object) -> Path:
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
+    # As a call to it may have left them: all-MiniLM's file has both.
+    tokenizer.enable_truncation(24)
+    tokenizer.enable_padding(length=24)
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
 
@@ -79,8 +82,12 @@ def write_task(folder: Path, kind: str) -> Path:
 @pytest.fixture(scope="module")
 def settings() -> params.Params:
     loaded = params.load(ROOT / "profiles" / "offline.yaml")
+    tuning = loaded.evaluation.finetune.model_copy(
+        update={"by_task": {"toy": params.TaskTuning(max_length=10)}}
+    )
+    evaluation = loaded.evaluation.model_copy(update={"finetune": tuning})
     export = loaded.export.model_copy(update={"max_score_drop": 50.0, "min_int8_agreement": 0.5})
-    return loaded.model_copy(update={"export": export})
+    return loaded.model_copy(update={"export": export, "evaluation": evaluation})
 
 
 def test_a_classifier_is_exported_with_the_score_of_every_file(
@@ -97,6 +104,10 @@ def test_a_classifier_is_exported_with_the_score_of_every_file(
     assert set(result["scores"]) == {"PyTorch", "model.onnx", "model.int8.onnx"}
     assert result["scores"]["model.onnx"] == result["scores"]["PyTorch"]
     assert result["fp32"]["agreement"] == 1.0
+    # Texts are as long here as where the model was tuned and scored, and the files say so.
+    tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
+    assert [len(tokenizer.encode(text).ids) for text in ("good film", "very " * 30)] == [4, 10]
+    assert result["max_length"] == 10
     # Pairs have token types, which this model was trained with.
     session = open_session(out / "model.onnx")
     names_in = [entry.name for entry in session.get_inputs()]
@@ -137,6 +148,14 @@ def test_labels_in_another_order_are_refused(tmp_path: Path, settings: params.Pa
     task = write_task(tmp_path / "task", "classification")
     with pytest.raises(DataError, match=r"labels \['positive', 'negative'\] are not those of task"):
         export_task_model(model, task, settings, tmp_path / "out", tmp_path / "x.json")
+
+
+def test_a_classifier_is_no_regression(tmp_path: Path, settings: params.Params):
+    task = write_task(tmp_path / "task", "regression")
+    with pytest.raises(DataError, match=r"are not those of task toy: a number"):
+        export_task_model(
+            write_model(tmp_path / "model"), task, settings, tmp_path / "out", tmp_path / "x.json"
+        )
 
 
 def test_a_model_without_a_task_head_is_refused(tmp_path: Path, settings: params.Params):

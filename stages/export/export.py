@@ -8,6 +8,7 @@ Run: python -m stages.export.export --student models/students/distilbert --shard
 """
 
 import argparse
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +30,8 @@ from stages.files import atomic_output, read_json, sha256_of, write_json
 from stages.params.release import Int8
 from stages.students.heads import quiet_transformers
 
-REQUIRED = ("model.safetensors", "config.json", "tokenizer.json")
+TOKENIZER = "tokenizer.json"
+REQUIRED = ("model.safetensors", "config.json", TOKENIZER)
 OPTIONAL = ("tokenizer_config.json", "vocab.txt")
 """A tokenizer is whole without these; other software looks for them."""
 ONNX = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
@@ -91,14 +93,23 @@ def write_graphs(
     return exported
 
 
-def copy_model(student: Path, folder: Path) -> list[str]:
-    """Copy a model's own files and return their names."""
+def copy_model(student: Path, folder: Path, max_length: int | None = None) -> list[str]:
+    """Copy a model's own files and return their names.
+
+    A tokenizer.json may cut and pad texts as somebody's last call did: padding that no mask hides
+    would change every answer. The copy pads nothing, and cuts only at `max_length` tokens if given.
+    """
     for file in REQUIRED:
         if not (student / file).is_file():
             raise DataError(f"{student / file} does not exist; run: dvc repro distill")
     copied = [file for file in (*REQUIRED, *OPTIONAL) if (student / file).is_file()]
     for file in copied:
         shutil.copyfile(student / file, folder / file)
+    cut = {"direction": "Right", "max_length": max_length, "strategy": "LongestFirst", "stride": 0}
+    tokenizer = read_json(student / TOKENIZER)
+    tokenizer |= {"truncation": None if max_length is None else cut, "padding": None}
+    text = json.dumps(tokenizer, ensure_ascii=False, indent=2)
+    (folder / TOKENIZER).write_text(text, encoding="utf-8")
     return copied
 
 

@@ -21,7 +21,7 @@ from stages.errors import DataError
 from stages.evaluation.examples import Examples, read_examples
 from stages.evaluation.metrics import headline, score
 from stages.export.card import CARD, PYTORCH, TaskResult, model_card
-from stages.export.export import ONNX, copy_model, describe, write_graphs
+from stages.export.export import ONNX, TOKENIZER, copy_model, describe, write_graphs
 from stages.export.graph import Feeds, inputs_of
 from stages.export.parity import (
     Logits,
@@ -55,12 +55,13 @@ def export_task_model(
             "regressions are exported"
         )
     split = task["validation_splits"][0]
-    tuning = settings.evaluation.finetune
-    tokenizer = source / "tokenizer.json"
-    examples = read_examples(task_folder, split, tokenizer, tuning.max_length, None)
+    # Choices of a grid differ in how they train, not in what they read.
+    max_length = settings.evaluation.finetune.choices(task["name"])[0].max_length
+    tokenizer = source / TOKENIZER
+    examples = read_examples(task_folder, split, tokenizer, max_length, None)
     with atomic_output(out) as folder:
         folder.mkdir()
-        copied = copy_model(source, folder)
+        copied = copy_model(source, folder, max_length)
         model = open_task_model(folder, task)
         calibration: list[Feeds] = []
         if settings.export.int8.activations == "calibrated":
@@ -68,7 +69,7 @@ def export_task_model(
                 task_folder,
                 "train",
                 tokenizer,
-                tuning.max_length,
+                max_length,
                 settings.export.int8.calibration_rows,
             )
             calibration = feeds_of(training, model, batch=1)
@@ -90,6 +91,7 @@ def export_task_model(
             "task": task["name"],
             "inputs": list(inputs_of(model)),
             "num_examples": len(examples),
+            "max_length": max_length,
             "scores": scores,
             "files": describe(folder, [*copied, *ONNX.values()]),
             **{kind: as_report(found) for kind, found in parity.items()},
@@ -126,10 +128,11 @@ def open_task_model(folder: Path, task: dict[str, Any]) -> PreTrainedModel:
         folder, use_safetensors=True, local_files_only=True
     )
     labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
-    if task["labels"] and labels != task["labels"]:
+    fits = labels == task["labels"] if task["labels"] else len(labels) == 1
+    if not fits:
         raise DataError(
             f"{folder.name}/config.json: labels {labels} are not those of task {task['name']}: "
-            f"{task['labels']}"
+            f"{task['labels'] or 'a number'}"
         )
     return model.float().eval()
 

@@ -36,7 +36,10 @@ class Classify(PythonModel):
         )
         self.inputs: list[str] = [given.name for given in self.session.get_inputs()]
         self.tokenizer = Tokenizer.from_file(context.artifacts["tokenizer"])
-        self.tokenizer.enable_truncation(config["max_position_embeddings"])
+        # A text is cut where the model was tuned and scored, which its tokenizer says.
+        longest = config["max_position_embeddings"]
+        cut = self.tokenizer.truncation or {"max_length": longest}
+        self.tokenizer.enable_truncation(min(cut["max_length"], longest))
         self.tokenizer.enable_padding(pad_id=self.tokenizer.token_to_id("[PAD]"))
 
     def predict(
