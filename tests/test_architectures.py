@@ -19,11 +19,11 @@ from transformers import (
 )
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from stages.errors import SettingsError
+from stages.errors import SettingsError, TeacherError
 from stages.params import AtRandom, FromEmbeddings, FromLayers, MobileBertShape, Recipe, Shape
 from stages.students.building import build
 from stages.students.flops import encoder_gflops
-from stages.students.heads import encode, head_of
+from stages.students.heads import encode, head_of, num_parameters
 from stages.students.ib_bert import IBBertConfig, IBBertForMaskedLM
 from stages.students.taps import Taps, look
 
@@ -89,9 +89,9 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
         return model.eval()(input_ids=INPUT_IDS, attention_mask=ATTENTION).logits[ATTENTION.bool()]
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "modernbert"])
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta", "modernbert"])
 def test_copy_of_every_layer_is_the_teacher(kind: str) -> None:
-    teacher = teacher_of(kind)
+    teacher = teacher_of("bert" if kind == "distilbert" else kind)
     student = build(teacher, recipe(shape(kind, 4), layers(0, 1, 2, 3)), dropout=0.1, seed=0)
     torch.testing.assert_close(logits(student), logits(teacher))
     fewer = build(teacher, recipe(shape(kind, 2), layers(0, 1)), dropout=0.1, seed=0)
@@ -100,10 +100,15 @@ def test_copy_of_every_layer_is_the_teacher(kind: str) -> None:
 
 def test_layers_are_taken_in_the_order_given() -> None:
     teacher = teacher_of("bert")
-    student = build(teacher, recipe(shape("bert", 2), layers(3, 1)), dropout=0.0, seed=0)
-    for mine, theirs in zip(student.bert.encoder.layer, (3, 1), strict=True):
-        expected = teacher.bert.encoder.layer[theirs].state_dict()
-        torch.testing.assert_close(dict(mine.state_dict()), dict(expected))
+    taught = teacher.bert.encoder.layer
+    bert, distilbert = (
+        build(teacher, recipe(shape(kind, 2), layers(3, 1)), dropout=0.0, seed=0)
+        for kind in ("bert", "distilbert")
+    )
+    for mine, theirs in zip(bert.bert.encoder.layer, (3, 1), strict=True):
+        torch.testing.assert_close(dict(mine.state_dict()), dict(taught[theirs].state_dict()))
+    for mine, theirs in zip(distilbert.distilbert.transformer.layer, (3, 1), strict=True):
+        torch.testing.assert_close(mine.ffn.lin1.weight, taught[theirs].intermediate.dense.weight)
 
 
 def test_modernbert_layers_keep_their_kind_of_attention() -> None:
@@ -183,10 +188,11 @@ def test_nothing_is_computed_after_what_is_looked_at(
     assert watch.ended == [0, 1, 2, 3]
 
 
-def test_random_student_is_the_same_for_the_same_seed() -> None:
+@pytest.mark.parametrize("architecture", [MOBILE, shape("distilbert", 1), shape("bert", 1)])
+def test_random_student_is_the_same_for_the_same_seed(architecture) -> None:
     teacher = teacher_of("bert")
     first, again, other = (
-        build(teacher, recipe(MOBILE, RANDOM), dropout=0.0, seed=seed) for seed in (7, 7, 8)
+        build(teacher, recipe(architecture, RANDOM), dropout=0.0, seed=seed) for seed in (7, 7, 8)
     )
     torch.testing.assert_close(logits(first), logits(again))
     assert not torch.equal(logits(first), logits(other))
@@ -235,22 +241,13 @@ def test_work_of_modernbert_is_counted() -> None:
             "bert",
             shape("bert", 2),
             layers(0, 4),
-            "names layer 4, but the teacher has",
+            "names layer 4, but the teacher has layers 0 to 3",
         ),
+        ("bert", shape("distilbert", 2), layers(4, 0), "names layer 4, but the teacher has"),
         ("bert", shape("bert", 3), layers(0, 1), "names 2 layers, but the student has 3"),
         ("bert", shape("bert", 1, width=8), layers(0), "hidden_size is 8, the teacher's 16"),
-        (
-            "bert",
-            shape("bert", 1, width=9, num_heads=2),
-            RANDOM,
-            "width of 9 cannot be split",
-        ),
-        (
-            "bert",
-            shape("roberta", 1),
-            layers(0),
-            "cannot be copied into a roberta",
-        ),
+        ("bert", shape("bert", 1, width=9, num_heads=2), RANDOM, "width of 9 cannot be split"),
+        ("bert", shape("roberta", 1), layers(0), "cannot be copied into a roberta"),
         ("bert", MOBILE, FromEmbeddings(kind="embeddings"), "from an IB-BERT teacher"),
         ("bert", MOBILE, layers(0), "layers of MobileBERT cannot be copied singly"),
         ("bert", shape("bert", 1), FromEmbeddings(kind="embeddings"), "is for a mobilebert"),
@@ -262,3 +259,18 @@ def test_work_of_modernbert_is_counted() -> None:
 def test_what_cannot_be_built_is_refused(kind, architecture, start, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         build(teacher_of(kind), recipe(architecture, start), dropout=0.0, seed=0)
+
+
+def test_a_teacher_that_distilbert_cannot_express_is_refused() -> None:
+    teacher = teacher_of("bert")
+    teacher.config.layer_norm_eps = 1e-5
+    with pytest.raises(TeacherError, match="layer_norm_eps 1e-05"):
+        build(teacher, recipe(shape("distilbert", 1), layers(0)), dropout=0.0, seed=0)
+
+
+def test_distilbert_has_its_published_size() -> None:
+    # recipes: 66.99 M for the masked language model with a tied head
+    with torch.device("meta"):
+        teacher = BertForMaskedLM(BertConfig())
+    student = build(teacher, recipe(shape("distilbert", 6), RANDOM), dropout=0.1, seed=0)
+    assert num_parameters(student) == 66_985_530

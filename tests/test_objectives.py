@@ -1,4 +1,4 @@
-"""Every loss meets its pinned value, ignores padding, and gives the gradient of its value."""
+"""Every loss ignores padding and gives the gradient of its value; test_verify.py has the values."""
 
 import pytest
 import torch
@@ -7,14 +7,11 @@ from torch import Tensor
 from stages.distillation.pinned import (
     ATTENTION,
     NARROW,
-    PINNED,
     PROJECTED,
     STUDENT_HIDDEN,
     TEACHER_HIDDEN,
-    TOLERANCE,
     B,
     H,
-    Pinned,
     S,
     as_heads,
     wave,
@@ -23,11 +20,6 @@ from stages.objectives import attention, hidden_states, soft_targets
 from stages.objectives.attention import Heads
 
 STUDENT_SCORES, TEACHER_SCORES = wave(B, H, S, S, k=0.8, c=2), wave(B, H, S, S, k=0.35, c=2)
-
-
-@pytest.mark.parametrize("pinned", PINNED, ids=lambda p: f"{p.recipe}, {p.objective}, {p.form}")
-def test_loss_meets_its_pinned_value(pinned: Pinned) -> None:
-    assert pinned.compute().item() == pytest.approx(pinned.value, abs=TOLERANCE)
 
 
 def widen(x: Tensor, value: float) -> Tensor:

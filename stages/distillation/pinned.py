@@ -56,14 +56,22 @@ class Pinned:
     recipe: str
     objective: str
     form: str
-    compute: Callable[[], Tensor]
     value: float
+    compute: Callable[[], Tensor]
 
 
 def _triple(rows: Tensor) -> Tensor:
     ce = soft_target_kl(STUDENT[rows], TEACHER[rows], 2.0).mean
     mlm = label_ce(STUDENT[REAL], LABELS[REAL]).mean
     return 5 * ce + 2 * mlm + hidden_states.cosine(STUDENT_HIDDEN, TEACHER_HIDDEN, ATTENTION).mean
+
+
+def _scores(**form: bool) -> Tensor:
+    return attention.score_mse(STUDENT_HEADS, TEACHER_HEADS, ATTENTION, **form).mean
+
+
+def _maps(**form: bool) -> Tensor:
+    return attention.distribution_kl(STUDENT_HEADS, TEACHER_HEADS, EVERYWHERE, **form).mean
 
 
 def _span() -> tuple[Tensor, Tensor]:
@@ -89,166 +97,51 @@ def _relation(*, per_sequence: bool) -> Tensor:
     ).mean
 
 
+# fmt: off
 PINNED = (
-    Pinned(
-        "DistilBERT",
-        "soft targets, T = 2",
-        "all positions",
-        lambda: soft_target_kl(STUDENT[REAL], TEACHER[REAL], 2.0).mean,
-        2.078158185,
-    ),
-    Pinned(
-        "DistilBERT",
-        "soft targets, T = 2",
-        "masked positions",
-        lambda: soft_target_kl(STUDENT[MASKED], TEACHER[MASKED], 2.0).mean,
-        2.131300542,
-    ),
-    Pinned(
-        "DistilBERT",
-        "masked language model",
-        "",
-        lambda: label_ce(STUDENT[REAL], LABELS[REAL]).mean,
-        2.346400429,
-    ),
-    Pinned(
-        "DistilBERT",
-        "cosine",
-        "",
-        lambda: hidden_states.cosine(STUDENT_HIDDEN, TEACHER_HIDDEN, ATTENTION).mean,
-        0.983787152,
-    ),
-    Pinned(
-        "DistilBERT",
-        "5 soft + 2 mlm + 1 cosine",
-        "all positions",
-        lambda: _triple(REAL),
-        16.067378933,
-    ),
-    Pinned(
-        "DistilBERT",
-        "5 soft + 2 mlm + 1 cosine",
-        "masked positions",
-        lambda: _triple(MASKED),
-        16.333090723,
-    ),
-    Pinned("DistilBERT (D)", "SQuAD soft targets", "upstream", lambda: _span()[0], 0.288550083),
-    Pinned("DistilBERT (D)", "SQuAD labels", "", lambda: _span()[1], 1.753236032),
-    Pinned(
-        "DistilBERT (D)",
-        "0.5 soft + 0.5 labels",
-        "upstream",
-        lambda: 0.5 * _span()[0] + 0.5 * _span()[1],
-        1.020893057,
-    ),
-    Pinned(
-        "TinyBERT",
-        "attention scores",
-        "upstream",
-        lambda: attention.score_mse(STUDENT_HEADS, TEACHER_HEADS, ATTENTION, upstream=True).mean,
-        3.255373342,
-    ),
-    Pinned(
-        "TinyBERT",
-        "attention scores",
-        "clean",
-        lambda: attention.score_mse(STUDENT_HEADS, TEACHER_HEADS, ATTENTION).mean,
-        3.923268233,
-    ),
-    Pinned(
-        "TinyBERT",
-        "hidden states",
-        "upstream",
-        lambda: hidden_states.state_mse(PROJECTED, TEACHER_HIDDEN).mean,
-        0.634874604,
-    ),
-    Pinned(
-        "TinyBERT",
-        "prediction",
-        "upstream",
-        lambda: per_class(soft_target_ce(CLASSES_S, CLASSES_T), 3).mean,
-        0.399585746,
-    ),
-    Pinned(
-        "TinyBERT, PD",
-        "prediction",
-        "paper",
-        lambda: soft_target_ce(CLASSES_S, CLASSES_T).mean,
-        1.198757237,
-    ),
-    Pinned("BERT-PKD", "labels", "", lambda: _pkd_terms()[0], 1.182093484),
-    Pinned("BERT-PKD", "soft targets, T = 10", "upstream", lambda: _pkd_terms()[1], 0.067930537),
-    Pinned(
-        "BERT-PKD",
-        "soft targets, T = 10",
-        "paper",
-        lambda: soft_target_kl(CLASSES_S, CLASSES_T, 10.0).mean,
-        0.203791610,
-    ),
-    Pinned("BERT-PKD", "patience", "upstream, normalised", lambda: _patience(), 0.261695303),
-    Pinned(
-        "BERT-PKD",
-        "patience",
-        "upstream, not normalised",
-        lambda: _patience(normalise=False),
-        1.053758141,
-    ),
-    Pinned(
-        "BERT-PKD",
-        "patience",
-        "paper, normalised",
-        lambda: _patience(paper_form=True),
-        10.467812139,
-    ),
-    Pinned(
-        "BERT-PKD",
-        "0.3 labels + 0.7 soft + 100 patience",
-        "upstream",
-        lambda: 0.3 * _pkd_terms()[0] + 0.7 * _pkd_terms()[1] + 100 * _patience(),
-        26.571709769,
-    ),
-    Pinned(
-        "MobileBERT",
-        "half label, half teacher",
-        "masked positions",
-        lambda: soft_targets.mixed_label_ce(STUDENT[REAL], TEACHER[REAL], LABELS[REAL]).mean,
-        2.520025562,
-    ),
-    Pinned(
-        "MobileBERT",
-        "feature maps",
-        "upstream",
-        lambda: hidden_states.normalised_mse(STUDENT_HIDDEN, TEACHER_HIDDEN).mean,
-        1.953796355,
-    ),
-    Pinned(
-        "MobileBERT",
-        "attention maps",
-        "upstream",
-        lambda: (
-            attention.distribution_kl(STUDENT_HEADS, TEACHER_HEADS, EVERYWHERE, upstream=True).mean
-        ),
-        2.544599793,
-    ),
-    Pinned(
-        "MobileBERT",
-        "attention maps",
-        "paper",
-        lambda: attention.distribution_kl(STUDENT_HEADS, TEACHER_HEADS, EVERYWHERE).mean,
-        1.025300149,
-    ),
-    Pinned(
-        "MiniLMv2",
-        "one relation",
-        "per token",
-        lambda: _relation(per_sequence=False),
-        0.231786156,
-    ),
-    Pinned(
-        "MiniLMv2",
-        "one relation",
-        "paper",
-        lambda: _relation(per_sequence=True),
-        0.214894403,
-    ),
+    Pinned("DistilBERT", "soft targets, T = 2", "all positions", 2.078158185,
+           lambda: soft_target_kl(STUDENT[REAL], TEACHER[REAL], 2.0).mean),
+    Pinned("DistilBERT", "soft targets, T = 2", "masked positions", 2.131300542,
+           lambda: soft_target_kl(STUDENT[MASKED], TEACHER[MASKED], 2.0).mean),
+    Pinned("DistilBERT", "masked language model", "", 2.346400429,
+           lambda: label_ce(STUDENT[REAL], LABELS[REAL]).mean),
+    Pinned("DistilBERT", "cosine", "", 0.983787152,
+           lambda: hidden_states.cosine(STUDENT_HIDDEN, TEACHER_HIDDEN, ATTENTION).mean),
+    Pinned("DistilBERT", "5 soft + 2 mlm + 1 cosine", "all positions", 16.067378933,
+           lambda: _triple(REAL)),
+    Pinned("DistilBERT", "5 soft + 2 mlm + 1 cosine", "masked positions", 16.333090723,
+           lambda: _triple(MASKED)),
+    Pinned("DistilBERT (D)", "SQuAD soft targets", "upstream", 0.288550083, lambda: _span()[0]),
+    Pinned("DistilBERT (D)", "SQuAD labels", "", 1.753236032, lambda: _span()[1]),
+    Pinned("DistilBERT (D)", "0.5 soft + 0.5 labels", "upstream", 1.020893057,
+           lambda: 0.5 * _span()[0] + 0.5 * _span()[1]),
+    Pinned("TinyBERT", "attention scores", "upstream", 3.255373342, lambda: _scores(upstream=True)),
+    Pinned("TinyBERT", "attention scores", "clean", 3.923268233, _scores),
+    Pinned("TinyBERT", "hidden states", "upstream", 0.634874604,
+           lambda: hidden_states.state_mse(PROJECTED, TEACHER_HIDDEN).mean),
+    Pinned("TinyBERT", "prediction", "upstream", 0.399585746,
+           lambda: per_class(soft_target_ce(CLASSES_S, CLASSES_T), 3).mean),
+    Pinned("TinyBERT, PD", "prediction", "paper", 1.198757237,
+           lambda: soft_target_ce(CLASSES_S, CLASSES_T).mean),
+    Pinned("BERT-PKD", "labels", "", 1.182093484, lambda: _pkd_terms()[0]),
+    Pinned("BERT-PKD", "soft targets, T = 10", "upstream", 0.067930537, lambda: _pkd_terms()[1]),
+    Pinned("BERT-PKD", "soft targets, T = 10", "paper", 0.203791610,
+           lambda: soft_target_kl(CLASSES_S, CLASSES_T, 10.0).mean),
+    Pinned("BERT-PKD", "patience", "upstream, normalised", 0.261695303, lambda: _patience()),
+    Pinned("BERT-PKD", "patience", "upstream, not normalised", 1.053758141,
+           lambda: _patience(normalise=False)),
+    Pinned("BERT-PKD", "patience", "paper, normalised", 10.467812139,
+           lambda: _patience(paper_form=True)),
+    Pinned("BERT-PKD", "0.3 labels + 0.7 soft + 100 patience", "upstream", 26.571709769,
+           lambda: 0.3 * _pkd_terms()[0] + 0.7 * _pkd_terms()[1] + 100 * _patience()),
+    Pinned("MobileBERT", "half label, half teacher", "masked positions", 2.520025562,
+           lambda: soft_targets.mixed_label_ce(STUDENT[REAL], TEACHER[REAL], LABELS[REAL]).mean),
+    Pinned("MobileBERT", "feature maps", "upstream", 1.953796355,
+           lambda: hidden_states.normalised_mse(STUDENT_HIDDEN, TEACHER_HIDDEN).mean),
+    Pinned("MobileBERT", "attention maps", "upstream", 2.544599793, lambda: _maps(upstream=True)),
+    Pinned("MobileBERT", "attention maps", "paper", 1.025300149, _maps),
+    Pinned("MiniLMv2", "one relation", "per token", 0.231786156,
+           lambda: _relation(per_sequence=False)),
+    Pinned("MiniLMv2", "one relation", "paper", 0.214894403, lambda: _relation(per_sequence=True)),
 )
+# fmt: on

@@ -26,14 +26,14 @@ def soft_target_kl(student_NV: Tensor, teacher_NV: Tensor, temperature: float) -
     return Term(kl * temperature**2, student_NV.shape[0])
 
 
-def soft_target_ce(student_NC: Tensor, teacher_NC: Tensor, temperature: float = 1.0) -> Term:
-    """Return the cross-entropy with the teacher's probabilities, summed over rows; no T squared.
+def soft_target_ce(student_NC: Tensor, teacher_NC: Tensor) -> Term:
+    """Return the cross-entropy with the teacher's probabilities at T = 1, summed over rows.
 
     Its mean is PD's loss and TinyBERT's prediction loss in its textbook form; TinyBERT's code
     divides by the number of classes as well (see `per_class`).
     """
-    targets_NC = F.softmax(teacher_NC.detach() / temperature, dim=-1)
-    ce_N = -(targets_NC * F.log_softmax(student_NC / temperature, dim=-1)).sum(dim=-1)
+    targets_NC = F.softmax(teacher_NC.detach(), dim=-1)
+    ce_N = -(targets_NC * F.log_softmax(student_NC, dim=-1)).sum(dim=-1)
     return Term(ce_N.sum(), student_NC.shape[0])
 
 

@@ -85,15 +85,12 @@ def _build(
             dropout=dropout,
             seed=seed,
         )
+    if layers is not None:
+        _check_layers(layers, shape.num_layers, teacher.config.num_hidden_layers)
     if shape.kind == "distilbert" and teacher.config.model_type != "distilbert":
         if not isinstance(teacher, BertForMaskedLM):
             raise SettingsError(
                 f"a distilbert student is made from a bert teacher, not {teacher.config.model_type}"
-            )
-        if layers is not None and len(layers) != shape.num_layers:
-            raise SettingsError(
-                f"initialise.layers names {len(layers)} layers, but the student has "
-                f"{shape.num_layers}"
             )
         return build_student(
             teacher,
@@ -104,3 +101,15 @@ def _build(
             seed=seed,
         )
     return build_relative(teacher, shape, layers, dropout=dropout, seed=seed)
+
+
+def _check_layers(layers: Sequence[int], num_student: int, num_teacher: int) -> None:
+    if len(layers) != num_student:
+        raise SettingsError(
+            f"initialise.layers names {len(layers)} layers, but the student has {num_student}"
+        )
+    if max(layers) >= num_teacher:
+        raise SettingsError(
+            f"initialise.layers (teacher_layers) names layer {max(layers)}, but the teacher has "
+            f"layers 0 to {num_teacher - 1}"
+        )

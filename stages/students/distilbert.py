@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
-from stages.errors import SettingsError, TeacherError
+from stages.errors import TeacherError
 from stages.students.heads import set_dropout
 
 LAYER_KEYS = {
@@ -58,16 +58,9 @@ def build_student(
         seed: Of whatever is drawn at random.
 
     Raises:
-        SettingsError: a layer that the teacher does not have.
         TeacherError: the teacher computes something that DistilBERT cannot express.
     """
     config = teacher.config
-    for layer in layers:
-        if layer >= config.num_hidden_layers:
-            raise SettingsError(
-                f"teacher_layers names layer {layer}, but the teacher has layers "
-                f"0 to {config.num_hidden_layers - 1}"
-            )
     if config.layer_norm_eps != 1e-12 or config.hidden_act not in ("gelu", "relu"):
         raise TeacherError(
             f"DistilBERT computes with layer_norm_eps 1e-12 and gelu or relu; this teacher has "

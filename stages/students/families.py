@@ -105,17 +105,6 @@ def _check_copy(teacher: Any, student: Any, layers: Sequence[int]) -> None:
             f"layers of a {teacher.model_type} teacher cannot be copied into a "
             f"{student.model_type} student; initialise it at random"
         )
-    if len(layers) != student.num_hidden_layers:
-        raise SettingsError(
-            f"initialise.layers names {len(layers)} layers, but the student has "
-            f"{student.num_hidden_layers}"
-        )
-    for layer in layers:
-        if layer >= teacher.num_hidden_layers:
-            raise SettingsError(
-                f"initialise.layers names layer {layer}, but the teacher has layers "
-                f"0 to {teacher.num_hidden_layers - 1}"
-            )
     for name in ("hidden_size", "intermediate_size", "num_attention_heads"):
         # DistilBERT's inner width has another name, and is its teacher's.
         mine, theirs = getattr(student, name, None), getattr(teacher, name, None)
