@@ -30,7 +30,7 @@ from benchmarks.published_step import PublishedStep
 from stages.corpus.reading import Sequences, SpecialIds
 from stages.params import Launch, Masking, Schedule, Weights
 from stages.students.distilbert import build_student
-from stages.training.batches import Batch, MaskedBatches
+from stages.training.batches import Batch, Batches, MaskedBatches
 from stages.training.compiling import compile_layers
 from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.loop import train
@@ -40,6 +40,8 @@ from stages.training.triple_loss import TripleLoss
 VOCABULARY = 30522
 WEIGHTS = Weights(ce=5.0, mlm=2.0, cos=1.0)
 TEMPERATURE = 2.0
+MASKING = Masking()
+SAMPLED_FRACTION = 0.1
 MEGABYTE = 1e6
 WAYS = ("published", "engine")
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -62,7 +64,9 @@ def main(arguments: argparse.Namespace) -> None:
     logging.disable(logging.INFO)
     device = torch.device(arguments.device)
     if arguments.way:
-        Contest(arguments, device).run(arguments.way)
+        # The last step is not counted: the other process may be ending while it is taken.
+        num_steps = (arguments.warmup + arguments.rounds + 1) * arguments.steps
+        Contest(arguments, device, num_steps).run(arguments.way)
         return
     seconds, peaks, limit = measured(arguments, device)
     shape = shape_of(arguments)
@@ -128,9 +132,9 @@ def shape_of(arguments: argparse.Namespace) -> Shape:
 class Contest:
     """Teacher, student, batches and settings that both ways of taking a step share."""
 
-    def __init__(self, arguments: argparse.Namespace, device: torch.device) -> None:
+    def __init__(self, arguments: argparse.Namespace, device: torch.device, num_steps: int) -> None:
         shape = shape_of(arguments)
-        self.arguments, self.device = arguments, device
+        self.arguments, self.device, self.num_steps = arguments, device, num_steps
         torch.manual_seed(0)
         config = BertConfig(
             vocab_size=VOCABULARY,
@@ -142,17 +146,15 @@ class Contest:
         )
         self.teacher = BertForMaskedLM(config).to(device)
         self.student = build_student(self.teacher, MODELS[arguments.shape]["student"]).to(device)
-        # The last step is not counted: the other process may be ending while it is taken.
-        self.num_steps = (arguments.warmup + arguments.rounds + 1) * arguments.steps
         self.schedule = Schedule(
-            num_steps=self.num_steps,
+            num_steps=num_steps,
             batch_sequences=shape.batch,
             learning_rate=5e-4,
             warmup_fraction=0.05,
             precision=arguments.precision,
         )
         self.batches = MaskedBatches(
-            sequences(shape), shape.batch, 0, Masking(), sampled_fraction=0.1
+            sequences(shape), shape.batch, 0, MASKING, sampled_fraction=SAMPLED_FRACTION
         )
 
     def run(self, way: str) -> None:
@@ -163,7 +165,10 @@ class Contest:
         cuda = self.device.type == "cuda"
         models = torch.cuda.memory_allocated() if cuda else _resident("VmRSS")
         turns = Turns(self)
-        self.run_engine(turns) if way == "engine" else self.run_published(turns)
+        if way == "engine":
+            self.run_engine(self.objective(), turns)
+        else:
+            self.run_published(turns)
         turns.finish()
         peak = torch.cuda.max_memory_allocated() if cuda else _resident("VmHWM")
         print(json.dumps(asdict(Peak(peak, peak - models))), flush=True)
@@ -182,8 +187,8 @@ class Contest:
             with precision:
                 step({name: x.to(self.device) for name, x in turns(number).items()})
 
-    def run_engine(self, turns: "Turns") -> None:
-        """Train with the engine, which asks `turns` for each step's batch."""
+    def objective(self) -> TripleLoss:
+        """Return the engine's student with its loss."""
         if self.arguments.compile:
             compile_layers(self.student)
         teacher = FrozenTeacher(
@@ -191,20 +196,22 @@ class Contest:
             narrow=self.arguments.teacher_precision == "bfloat16",
             compiled=self.arguments.compile,
         )
-        objective = TripleLoss(
+        return TripleLoss(
             self.student,
             teacher,
             WEIGHTS,
             temperature=TEMPERATURE,
             positions=self.arguments.positions,
         )
-        launch = Launch(micro_batch_sequences=self.arguments.micro_batch or self.arguments.batch)
+
+    def run_engine(self, objective: TripleLoss, batches: Batches) -> None:
+        """Train with the engine, which asks for each step's batch when it begins with it."""
         train(
             objective,
-            turns,
+            batches,
             self.schedule,
             self.num_steps,
-            launch,
+            Launch(micro_batch_sequences=self.arguments.micro_batch or self.arguments.batch),
             Processes(0, 1, self.device),
             seed=0,
             workspace=None,
@@ -322,19 +329,9 @@ def add_clock(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def parsed(argv: list[str] | None = None) -> argparse.Namespace:
-    """Return the command line's choices."""
-    parser = parser_of_steps(__doc__)
-    parser.add_argument("--rounds", type=int, default=7, help="measured steps of each (default 7)")
-    parser.add_argument("--warmup", type=int, default=2, help="steps before them (default 2)")
-    parser.add_argument("--steps", type=int, default=1, help="steps of a turn (default 1)")
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Let a benchmark's user say how the engine takes its steps, and where."""
     parser.add_argument("--compile", action="store_true", help="compile the engine's layers")
-    parser.add_argument(
-        "--published-precision",
-        choices=("float32", "bfloat16"),
-        default="float32",
-        help="of the published step, as it was: float32; bfloat16: by autocast",
-    )
     parser.add_argument(
         "--positions",
         choices=("all", "masked", "sampled"),
@@ -354,6 +351,21 @@ def parsed(argv: list[str] | None = None) -> argparse.Namespace:
         "--micro-batch", type=int, help="sequences at a time in the engine (default: all)"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def parsed(argv: list[str] | None = None) -> argparse.Namespace:
+    """Return the command line's choices."""
+    parser = parser_of_steps(__doc__)
+    parser.add_argument("--rounds", type=int, default=7, help="measured steps of each (default 7)")
+    parser.add_argument("--warmup", type=int, default=2, help="steps before them (default 2)")
+    parser.add_argument("--steps", type=int, default=1, help="steps of a turn (default 1)")
+    parser.add_argument(
+        "--published-precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the published step, as it was: float32; bfloat16: by autocast",
+    )
+    add_engine(parser)
     add_clock(parser)
     parser.add_argument("--json", type=Path, metavar="PATH", help="write everything measured here")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)

@@ -139,11 +139,15 @@ class _Losses(torch.autograd.Function):
         if learns:
             if grad_weight is None:
                 grad_weight = torch.zeros_like(weight_VD)
-            # Not save_for_backward: autograd may then keep these very tensors as gradients.
+            grad_bias = sums.grad_bias
+            # Not save_for_backward, and no view of all there is: autograd may then keep these very
+            # tensors as gradients, and add to them in place.
+            if len(grad_bias) > len(bias_V):
+                grad_weight, grad_bias = grad_weight[: len(bias_V)], grad_bias[: len(bias_V)]
             ctx.gradients = [
                 grad_features,
-                grad_weight[: len(weight_VD)].to(weight_VD.dtype),
-                sums.grad_bias[: len(bias_V)].to(bias_V.dtype),
+                grad_weight.to(weight_VD.dtype),
+                grad_bias.to(bias_V.dtype),
             ]
         total = terms.ce * sums.ce + terms.mlm * sums.mlm
         ctx.mark_non_differentiable(sums.ce, sums.mlm)

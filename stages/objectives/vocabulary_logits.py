@@ -61,9 +61,12 @@ class Logits:
         self.cooled_ND = head.features_ND / temperature
         # Of BERT's 30,522 columns tensor cores would make a third of their speed.
         missing = -len(head.bias_V) % ALIGNED_COLUMNS if padded else 0
-        self.weight_VD = pad(head.weight_VD.to(dtype), (0, 0, 0, missing))
-        bias_V = (head.bias_V / temperature).to(self.wide)
-        self.cooled_bias_V = pad(bias_V, (0, missing), value=NO_LOGIT)
+        self.weight_VD = head.weight_VD.to(dtype)
+        self.cooled_bias_V = (head.bias_V / temperature).to(self.wide)
+        # Padding by nothing would copy.
+        if missing:
+            self.weight_VD = pad(self.weight_VD, (0, 0, 0, missing))
+            self.cooled_bias_V = pad(self.cooled_bias_V, (0, missing), value=NO_LOGIT)
         rows = min(CHUNK_ROWS[head.features_ND.device.type], len(head.features_ND))
         held = dtype if padded else self.wide
         self.buffer = buffers.get(name, rows, len(self.weight_VD), head.features_ND, held)
