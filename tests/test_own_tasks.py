@@ -1,20 +1,26 @@
 """Tasks of the user's own: described in params.yaml, read from TSV or Parquet in a folder."""
 
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
 from stages.errors import DataError, SettingsError
+from stages.evaluation.predictions import Predictions
 from stages.evaluation.prepare import read_folder
-from stages.evaluation.task_folder import Example
+from stages.evaluation.task_folder import Example, write_task
+from stages.evaluation.task_models import scored
 from stages.evaluation.tasks import get_task
+from stages.files import read_json
 from stages.params import OwnTask
 
 GENRE = {"folder": "raw/genre", "texts": ["line"], "labels": ["verse", "prose"]}
+NUMBERS = {"labels": None, "metrics": ["pearson"]}
 
 
 def own(**changes: Any) -> dict[str, OwnTask]:
@@ -49,6 +55,46 @@ def test_a_pair_with_a_number_as_its_answer_is_a_regression(tmp_path: Path) -> N
     (tmp_path / "train.tsv").write_text("left\tright\tlabel\na\tb\tnan\n")
     with pytest.raises(DataError, match=r"train\.tsv, line 2: label 'nan' is not a number"):
         read_folder(spec, tmp_path)
+
+
+def test_minus_one_is_a_number_like_any_other(tmp_path: Path) -> None:
+    spec = get_task("genre", own(labels=None, metrics=["pearson"]))
+    for split in ("train", "validation"):
+        rows = {"line": ["It rained.", "O rain!"], "label": [-1.0, 1.0]}
+        pq.write_table(pa.table(rows), tmp_path / f"{split}.parquet")
+    write_task(spec, *read_folder(spec, tmp_path), tmp_path / "task")
+    assert pq.read_table(tmp_path / "task" / "train.parquet")["label"].to_pylist() == [-1, 1]
+    truth = np.array([-1.0, 1.0], dtype=np.float32)
+    task = read_json(tmp_path / "task" / "task.json")
+    assert scored({"validation": Predictions(truth, truth)}, task)["pearson"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows", "message"),
+    [
+        ({}, {"line": ["a", None]}, r"train\.parquet, row 1: line = None must be a text"),
+        ({}, {"line": [1, 2]}, r"row 0: line = 1 must be a text"),
+        ({}, {"label": [0, -1]}, r"row 1: label -1 must be 0 to 1"),
+        ({}, {"label": [0, None]}, r"row 1: label None must be 0 to 1"),
+        (NUMBERS, {"label": [0.5, math.nan]}, r"row 1: label nan must be a number"),
+        ({}, {"line": [], "label": []}, r"task genre: split train has no examples"),
+    ],
+)
+def test_a_row_that_cannot_be_learned_from_is_named(
+    tmp_path: Path, changes: dict[str, Any], rows: dict[str, Any], message: str
+) -> None:
+    spec = get_task("genre", own(**changes))
+    for split in ("train", "validation"):
+        columns = {"line": ["a", "b"], "label": [0, 1]} | rows
+        pq.write_table(pa.table(columns), tmp_path / f"{split}.parquet")
+    with pytest.raises(DataError, match=message):
+        write_task(spec, *read_folder(spec, tmp_path), tmp_path / "task")
+
+
+def test_a_tab_inside_a_text_is_an_error_and_no_cut(tmp_path: Path) -> None:
+    (tmp_path / "train.tsv").write_text("label\tline\nprose\tIt\train\n")
+    with pytest.raises(DataError, match=r"train\.tsv, line 2: 3 columns, and 2 are needed"):
+        read_folder(get_task("genre", own()), tmp_path)
 
 
 def test_a_folder_without_files_and_an_unknown_label_are_named(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from stages.evaluation.tasks import TaskSpec
 from stages.files import atomic_output, write_json
 
 HIDDEN = -1
-"""The label of an example whose label is not public, as the hub writes it."""
+"""The label of an example whose label is not public, as the hub writes it; of your own tasks' all
+are there, and this is a number like any other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +60,13 @@ def write_task(spec: TaskSpec, data: TaskData, source: str, out: Path) -> None:
     """Write a task's folder, whole or not at all; `source` is a sentence for people.
 
     Raises:
-        DataError: an example that is to be learned from or scored has no label.
+        DataError: there is nothing to learn from or to score, or an example for it has no label.
     """
     for split, rows in {"train": data.train, **data.validation}.items():
+        if not rows:
+            raise DataError(f"task {spec.name}: split {split} has no examples ({source})")
         hidden = sum(isinstance(row, Example) and row.label == HIDDEN for row in rows)
-        if hidden:
+        if hidden and not spec.is_own:
             raise DataError(
                 f"task {spec.name}: {hidden} of {len(rows)} examples of split {split} have no "
                 f"label (they have {HIDDEN}); labels may be hidden in test splits only"

@@ -107,7 +107,7 @@ def scored(by_split: dict[str, Predictions], task: dict[str, Any]) -> dict[str, 
     for split, given in by_split.items():
         if given.truth is None:
             metrics = {name: float(np.mean(values)) for name, values in given.scores.items()}
-        elif np.any(given.truth == HIDDEN):
+        elif split not in task["validation_splits"] and np.any(given.truth == HIDDEN):
             continue
         else:
             names = split_metrics(task["metrics"], split)

@@ -6,6 +6,7 @@ of one's own has its columns and labels from the settings, and a folder to itsel
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +76,21 @@ def rows_of(where: object, table: pa.Table, spec: TaskSpec, names: list[str] | N
         return _questions(where, table.select(wanted))
     if names is not None:
         check_labels(spec, names)
-    firsts = table[spec.columns[0]].to_pylist()
-    seconds = table[spec.columns[1]].to_pylist() if spec.pair else [None] * len(firsts)
+    firsts = _texts(where, table, spec.columns[0])
+    seconds = _texts(where, table, spec.columns[1]) if spec.pair else [None] * len(firsts)
     labels = table["label"].to_pylist()
     return [
         Example(a, b, _label(where, number, label, spec))
         for number, (a, b, label) in enumerate(zip(firsts, seconds, labels, strict=True))
     ]
+
+
+def _texts(where: object, table: pa.Table, name: str) -> list[str]:
+    texts: list[str] = table[name].to_pylist()
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise DataError(f"{where}, row {number}: {name} = {text!r} must be a text")
+    return texts
 
 
 def _questions(where: object, table: pa.Table) -> list[Question]:
@@ -120,9 +129,10 @@ def _declared_names(table: pa.Table) -> list[str] | None:
 
 
 def _label(where: object, number: int, label: Any, spec: TaskSpec) -> int | float:
-    if label is None or label == HIDDEN:
+    # The hub hides labels so; among your own numbers, -1 is one like any other.
+    if not spec.is_own and (label is None or label == HIDDEN):
         return HIDDEN
-    if spec.kind == "regression" and isinstance(label, int | float):
+    if spec.kind == "regression" and isinstance(label, int | float) and math.isfinite(label):
         return float(label)
     labels = spec.labels or ()
     if label in labels:
