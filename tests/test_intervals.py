@@ -1,5 +1,7 @@
 """The bootstrap draws what it says, and its metrics are those of the drawn examples."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,16 @@ def test_a_weighted_metric_is_the_metric_of_the_drawn_examples(name: str, num_cl
 def test_answers_that_are_all_alike_score_zero_in_every_draw(name: str) -> None:
     model = SeedAnswers(np.zeros((1, 30), dtype=int), RNG(0).integers(0, 2, 30), {})
     assert weighted_metric(name, model, 0, next(draws(30, RNG(0)))).max() == 0
+
+
+def test_many_labels_take_little_memory() -> None:
+    truth, given = RNG(0).integers(0, 150, (2, 1000))
+    model, weights = SeedAnswers(given[None], truth, {}), next(draws(1000, RNG(0)))
+    tracemalloc.start()
+    for name in ("mcc", "accuracy"):
+        weighted_metric(name, model, 0, weights)
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
 
 
 def test_metrics_of_single_answers_are_averaged() -> None:

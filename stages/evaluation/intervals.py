@@ -110,41 +110,34 @@ def weighted_metric(name: str, model: SeedAnswers, seed: int, weights_RN: Floats
         averages: Floats = weights_RN @ model.scores_SN[name][seed] / weights_RN.sum(axis=1)
         return averages
     assert model.truth_N is not None
-    answers_N = model.answers_SN[seed]
-    if name in ("pearson", "spearman"):
-        return _CORRELATIONS[name](
-            answers_N.astype(np.float64), model.truth_N.astype(np.float64), weights_RN
-        )
-    return _OF_CONFUSION[name](_confusion(answers_N, model.truth_N, weights_RN))
+    return _METRICS[name](model.answers_SN[seed], model.truth_N, weights_RN)
 
 
-def _confusion(answers_N: NDArray[Any], truth_N: NDArray[Any], weights_RN: Floats) -> Floats:
-    """Return the counts of (truth, answer) in every draw, R x C x C."""
-    num = int(max(answers_N.max(), truth_N.max(), 1)) + 1
-    cells_NK = np.eye(num * num)[truth_N * num + answers_N]
-    return (weights_RN @ cells_NK).reshape(-1, num, num)
-
-
-def _accuracy(counts_RCC: Floats) -> Floats:
-    shares: Floats = np.trace(counts_RCC, axis1=1, axis2=2) / counts_RCC.sum(axis=(1, 2))
+def _accuracy(answers_N: NDArray[Any], truth_N: NDArray[Any], weights_RN: Floats) -> Floats:
+    shares: Floats = weights_RN @ (answers_N == truth_N) / weights_RN.sum(axis=1)
     return shares
 
 
-def _f1(counts_RCC: Floats) -> Floats:
-    right = counts_RCC[:, 1, 1]
-    told = counts_RCC[:, :, 1].sum(axis=1) + counts_RCC[:, 1, :].sum(axis=1)
-    return _ratio(2 * right, told)
+def _f1(answers_N: NDArray[Any], truth_N: NDArray[Any], weights_RN: Floats) -> Floats:
+    told_N, true_N = answers_N == 1, truth_N == 1
+    return _ratio(2 * (weights_RN @ (told_N & true_N)), weights_RN @ told_N + weights_RN @ true_N)
 
 
-def _mcc(counts_RCC: Floats) -> Floats:
-    true_RC, answered_RC = counts_RCC.sum(axis=2), counts_RCC.sum(axis=1)
-    num_R, right_R = true_RC.sum(axis=1), np.trace(counts_RCC, axis1=1, axis2=2)
+def _mcc(answers_N: NDArray[Any], truth_N: NDArray[Any], weights_RN: Floats) -> Floats:
+    # What a confusion matrix has in its margins and its diagonal; a whole one of 150 labels would
+    # be 22,500 columns of examples.
+    labels_C = np.arange(max(answers_N.max(), truth_N.max()) + 1)
+    answered_RC = weights_RN @ (answers_N[:, None] == labels_C)
+    true_RC = weights_RN @ (truth_N[:, None] == labels_C)
+    num_R, right_R = weights_RN.sum(axis=1), weights_RN @ (answers_N == truth_N)
     spread_R = (num_R**2 - (true_RC**2).sum(axis=1)) * (num_R**2 - (answered_RC**2).sum(axis=1))
     return _ratio(right_R * num_R - (true_RC * answered_RC).sum(axis=1), np.sqrt(spread_R))
 
 
-def _pearson(x: Floats, y: Floats, weights_RN: Floats) -> Floats:
+def _pearson(x: NDArray[Any], y: NDArray[Any], weights_RN: Floats) -> Floats:
     """Return the linear correlation; x and y are N, or R x N where they differ between draws."""
+    # In float64: the squares of float32 answers that hardly differ would vanish.
+    x, y = x.astype(np.float64), y.astype(np.float64)
     total_R1 = weights_RN.sum(axis=1, keepdims=True)
     x_RN = x - (weights_RN * x).sum(axis=1, keepdims=True) / total_R1
     y_RN = y - (weights_RN * y).sum(axis=1, keepdims=True) / total_R1
@@ -154,11 +147,11 @@ def _pearson(x: Floats, y: Floats, weights_RN: Floats) -> Floats:
     return _ratio(products[0], np.sqrt(products[1] * products[2]))
 
 
-def _spearman(x: Floats, y: Floats, weights_RN: Floats) -> Floats:
+def _spearman(x: NDArray[Any], y: NDArray[Any], weights_RN: Floats) -> Floats:
     return _pearson(_ranks(x, weights_RN), _ranks(y, weights_RN), weights_RN)
 
 
-def _ranks(values_N: Floats, weights_RN: Floats) -> Floats:
+def _ranks(values_N: NDArray[Any], weights_RN: Floats) -> Floats:
     """Return every example's rank within each draw, R x N; ties share the mean of theirs."""
     order = np.argsort(values_N, kind="stable")
     sorted_N = values_N[order]
@@ -175,12 +168,10 @@ def _ratio(over: Floats, under: Floats) -> Floats:
     return np.divide(over, under, out=np.zeros_like(over), where=under > 1e-12)
 
 
-_OF_CONFUSION: Mapping[str, Callable[[Floats], Floats]] = {
+_METRICS: Mapping[str, Callable[[NDArray[Any], NDArray[Any], Floats], Floats]] = {
     "accuracy": _accuracy,
     "f1": _f1,
     "mcc": _mcc,
-}
-_CORRELATIONS: Mapping[str, Callable[[Floats, Floats, Floats], Floats]] = {
     "pearson": _pearson,
     "spearman": _spearman,
 }
