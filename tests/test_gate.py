@@ -73,7 +73,7 @@ def test_good_student_passes_every_check(world):
     # (76 / 80 + 84 / 80) / 2
     assert checks["retention"]["value"] == pytest.approx(1.0)
     assert "mean over 2 tasks" in checks["retention"]["meaning"]
-    # evaluation.speed.batch_sizes is [16, 1]: the first is 16.
+    # evaluation.speed.batch_sizes is [16, 32]: the first is 16.
     assert checks["speedup"]["value"] == 1.9
     assert checks["onnx_fp32_difference"]["threshold"] == 1e-3
 

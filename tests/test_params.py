@@ -103,6 +103,12 @@ def mistakes(path: Path) -> list[str]:
             "evaluation: tasks names 'cloa', and there is no such task; there are: "
             f"{', '.join(params.TASK_NAMES)}, genre; one of your own stands under own_tasks",
         ),
+        ({"evaluation.seeds": [1, 2, 1]}, "evaluation: seeds has one twice: 1, 2, 1"),
+        (
+            {"evaluation.speed.batch_sizes": [16, 1]},
+            "evaluation.speed: batch_sizes = [16, 1]: must rise; of the first one is the speed-up "
+            "that is judged and shown",
+        ),
         (
             {"evaluation.own_tasks": {"cola": GENRE}},
             "evaluation: own_tasks: 'cola' is a task already; give yours another name",

@@ -69,10 +69,20 @@ class SpeedTest(Settings):
     """
 
     batch_sizes: list[Positive] = Field(min_length=1)
+    """Rising: the first is what one waiting user sees."""
     sequence_lengths: list[Annotated[int, Field(ge=8, le=512)]] = Field(default=[128], min_length=1)
     num_rounds: Positive = 10
     published_pass: bool = False
     """Whether one pass over STS-B's validation set is timed too, as in DistilBERT's paper."""
+
+    @model_validator(mode="after")
+    def _batches_rise(self) -> "SpeedTest":
+        if self.batch_sizes != sorted(set(self.batch_sizes)):
+            raise ValueError(
+                f"batch_sizes = {self.batch_sizes}: must rise; of the first one is the speed-up "
+                "that is judged and shown"
+            )
+        return self
 
 
 class Evaluation(Settings):
@@ -96,6 +106,15 @@ class Evaluation(Settings):
     """Recipes of `python -m stages.evaluation.distil_task` (docs/recipes.md), which no stage runs.
     """
     speed: SpeedTest
+
+    @model_validator(mode="after")
+    def _names_stand_once(self) -> "Evaluation":
+        # A seed that stands twice would count as two, in medians and intervals.
+        for key in ("seeds", "tasks", "students"):
+            values = getattr(self, key)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{key} has one twice: {', '.join(map(str, values))}")
+        return self
 
     @model_validator(mode="after")
     def _tasks_exist(self) -> "Evaluation":
