@@ -138,6 +138,8 @@ def test_a_classifier_of_another_label_order_is_refused(model: Path, tmp_path: P
     with pytest.raises(DataError, match=r"labels \['not_entailment', 'entailment'\], and the task"):
         open_model(tmp_path / "tuned", task, 0.0, 1)
     open_model(tmp_path / "tuned", task | {"labels": labels}, 0.0, 1)
+    with pytest.raises(DataError, match="and the task has numbers: what it learned"):
+        open_model(tmp_path / "tuned", {"kind": "regression", "labels": None}, 0.0, 1)
 
 
 def test_same_seed_gives_the_same_score(

@@ -15,7 +15,7 @@ from stages.report import published, report
 from stages.report.page import Links, render
 from stages.report.pictures import Point, front, smoothed, swarm, thin
 from stages.report.reading import load_reports, read_curve
-from stages.report.sections import published_retention
+from stages.report.sections import glue_retention, published_retention
 from stages.report.summary import summarise
 from stages.report.svg import Scale, tag
 from stages.report.wording import DASH, count, duration, fixed, megabytes, percent, plain, spread
@@ -274,6 +274,18 @@ def test_glue_stands_beside_what_was_published(reports: Path) -> None:
     assert published.SOURCE.split("'")[0] in text
     # The mean of 51.3 / 56.3, 82.1 / 84.7, 87.5 / 88.6 and so on.
     assert published_retention(published.ROWS[1]) == pytest.approx(96.73, abs=0.005)
+
+
+def test_other_tasks_do_not_count_where_a_published_retention_stands() -> None:
+    def tasks(score: float) -> dict[str, Any]:
+        return {"tasks": {task: {"median": score} for task in (*published.COLUMNS, "squad")}}
+
+    summary = {"models": {"teacher": tasks(80.0), "student": tasks(60.0)}}
+    summary["models"]["student"]["tasks"]["squad"]["median"] = 8.0
+    assert glue_retention(summary, "student") == pytest.approx(75.0)
+    for model in summary["models"].values():
+        del model["tasks"]["wnli"]
+    assert glue_retention(summary, "student") is None
 
 
 @pytest.mark.parametrize("row", published.ROWS, ids=lambda row: row.system)

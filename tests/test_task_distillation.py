@@ -29,6 +29,7 @@ from stages.evaluation.classifier import open_classifier
 from stages.evaluation.distil_task import distil_task
 from stages.evaluation.examples import ShuffledBatches
 from stages.evaluation.finetune import finetune, tuning_schedule
+from stages.evaluation.keep import keep
 from stages.evaluation.metrics import score
 from stages.evaluation.task_distillation import TaskDistillation
 from stages.evaluation.task_folder import TaskData, write_task
@@ -408,6 +409,10 @@ def test_several_processes_are_refused(task: Path, pair: tuple[Path, Path], tmp_
         distil_task(*pair, task, "kd", params, two, tmp_path / "r.json")
     with pytest.raises(SettingsError, match=words):
         finetune(pair[0], task, params, two, tmp_path / "r.json", tmp_path / "p.parquet")
+    with pytest.raises(SettingsError, match=words):
+        keep(pair[0], task, {}, params, two, tmp_path / "kept")
+    with pytest.raises(SettingsError, match=words):
+        compress(pair[0], task, {"int8": None}, params, two, tmp_path / "beside")
 
 
 def test_a_teacher_whose_words_are_no_word_pieces_augments_nothing(

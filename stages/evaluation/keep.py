@@ -15,7 +15,7 @@ from typing import Any
 
 from stages.command import log, parser_for, run
 from stages.errors import DataError
-from stages.evaluation.finetune import finetune_once
+from stages.evaluation.finetune import alone, finetune_once
 from stages.evaluation.metrics import headline
 from stages.evaluation.task_models import read_split
 from stages.files import read_json
@@ -36,7 +36,9 @@ def keep(
 
     Raises:
         DataError: the report is of another model or another task.
+        SettingsError: there are several processes.
     """
+    alone(processes)
     task = read_json(task_folder / "task.json")
     for key, found in (("model", model_folder.name), ("task", task["name"])):
         if report[key] != found:
@@ -60,8 +62,7 @@ def keep(
         processes,
         median_seed(report),
     )
-    if processes.is_first:
-        save_model(model, model_folder, out)
+    save_model(model, model_folder, out)
     return headline(metrics, task["scored_by"])
 
 

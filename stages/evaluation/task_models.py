@@ -75,11 +75,12 @@ def _check_head(folder: Path, labels: list[str] | None) -> None:
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     has_head = any("ForSequenceClassification" in name for name in config.architectures or [])
     found = [config.id2label[i] for i in sorted(config.id2label)]
-    if has_head and labels and found != labels:
+    if has_head and (found != labels if labels else len(found) > 1):
+        wanted = f"{labels} in this order" if labels else "numbers"
         raise DataError(
-            f"{folder} is a classifier with labels {found}, and the task has {labels} in this "
-            "order: what it learned would be scored under other names; use a model without a "
-            "classifier, or one with these labels"
+            f"{folder} is a classifier with labels {found}, and the task has {wanted}: what it "
+            "learned would be scored under other names; use a model without a classifier, or one "
+            "with the task's answers"
         )
 
 

@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 
 from stages.command import log, parser_for, run
 from stages.errors import SettingsError
-from stages.evaluation.finetune import spread, tune_on_labels
+from stages.evaluation.finetune import alone, spread, tune_on_labels
 from stages.evaluation.metrics import headline
 from stages.evaluation.task_models import Split, answers, open_model, read_split, scored
 from stages.export.graph import write_fp32
@@ -56,9 +56,13 @@ def compress(
         task_folder: With a task's examples.
         ways: The share of weights that goes, by name; None stands for INT8.
         params: The settings; fine-tuning is that of the task, the first choice of a grid.
-        processes: That fine-tune.
+        processes: This one, and its device.
         out: The folder below which reports are written.
+
+    Raises:
+        SettingsError: the task asks for spans, or there are several processes.
     """
+    alone(processes)
     task = read_json(task_folder / "task.json")
     if task["kind"] == "span":
         raise SettingsError(f"{task['name']}: only classifiers and regressions are made smaller")

@@ -71,6 +71,7 @@ def render(reports: Reports, summary: Json, teacher_name: str, links: Links, ori
         costs=costs,
         has_energy=any(cost.joules is not None for cost in costs),
         published=published,
+        glue_retention=partial(sections.glue_retention, summary),
         published_retention=sections.published_retention,
         traced=partial(traced, summary),
         measured=partial(measured, reports.files),

@@ -277,6 +277,17 @@ def num_judged(reports: Reports, task: str) -> int:
     return int(next(iter(counted.values())) if isinstance(counted, dict) else counted)
 
 
+def glue_retention(summary: Json, model: str) -> float | None:
+    """Return what a model of this run kept on the published columns, whatever else was measured."""
+    student, teacher = (
+        {task: score["median"] for task, score in summary["models"][name]["tasks"].items()}
+        for name in (model, TEACHER)
+    )
+    if not COLUMNS.keys() <= teacher.keys():
+        return None
+    return retention(student, {task: teacher[task] for task in COLUMNS})
+
+
 def published_retention(row: Published) -> float | None:
     """Return what a published system kept of the first one, computed as this run's retention is."""
     student, teacher = (dict(zip(COLUMNS, r.scores, strict=True)) for r in (row, ROWS[0]))
