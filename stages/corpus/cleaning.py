@@ -19,8 +19,10 @@ _MOJIBAKE = re.compile(
     "[\u00c2-\u00f4](?:[\x80-\xbf]|[\u20ac\u201a\u0192\u201e\u2026\u2020\u2021\u02c6\u2030\u0160"
     "\u2039\u0152\u017d\u2018\u2019\u201c\u201d\u2022\u2013\u2014\u02dc\u2122\u0161\u203a\u0153"
     "\u017e\u0178])"
+    "|[\x80-\x84\x86-\x9f]"
 )
-"""A lead byte of UTF-8 and another byte, read as Latin-1 or Windows-1252: worth a closer look."""
+"""A lead byte of UTF-8 and another byte, read as Latin-1 or Windows-1252, or what Windows-1252 has
+as quotes and dashes, read as Latin-1: worth a closer look."""
 
 _BOILERPLATE = (
     "all rights reserved",
@@ -57,28 +59,26 @@ MAX_LANGUAGE_WORDS = 2_000
 """A document's first words are enough to tell its language."""
 
 
-def clean_paragraphs(text: str) -> list[str]:
-    """Return a text's paragraphs in NFC, without invisible characters, whitespace made single."""
-    text = unicodedata.normalize("NFC", text)
-    pieces = _PARAGRAPH_BREAK.split(_INVISIBLE.sub("", text))
-    return [joined for piece in pieces if (joined := " ".join(piece.split()))]
-
-
-def sound_paragraphs(paragraphs: list[str], drops: Drops) -> list[str]:
-    """Return the paragraphs that are text: mojibake is mended or dropped, boilerplate dropped."""
+def sound_paragraphs(text: str, drops: Drops) -> list[str]:
+    """Return a text's paragraphs, cleaned; damage is mended or dropped, boilerplate dropped."""
     kept = []
-    for paragraph in paragraphs:
-        reason = None
-        text = mended(paragraph) if _MOJIBAKE.search(paragraph) else paragraph
-        if text is None or "\ufffd" in text:
-            reason = "mojibake"
-        elif is_boilerplate(text):
-            reason = "boilerplate"
-        if text is None or reason is not None:
-            drops.add(reason or "mojibake", paragraph)
-        else:
-            kept.append(text)
+    for piece in _PARAGRAPH_BREAK.split(text):
+        # Before anything is taken out: half of what was decoded wrongly is invisible characters.
+        sound = mended(piece) if _MOJIBAKE.search(piece) else piece
+        paragraph = clean(piece if sound is None else sound)
+        if sound is None or "\ufffd" in paragraph:
+            drops.add("mojibake", paragraph)
+        elif is_boilerplate(paragraph):
+            drops.add("boilerplate", paragraph)
+        elif paragraph:
+            kept.append(paragraph)
     return kept
+
+
+def clean(paragraph: str) -> str:
+    """Return a paragraph in NFC, without invisible characters, its white space made single."""
+    text = unicodedata.normalize("NFC", _INVISIBLE.sub("", paragraph))
+    return " ".join(text.split())
 
 
 def is_boilerplate(paragraph: str) -> bool:
@@ -94,8 +94,9 @@ def mended(paragraph: str) -> str | None:
     """Return a paragraph with its encoding put right, None if it is wrong beyond that."""
     import ftfy
     from ftfy.badness import is_bad
+    from ftfy.fixes import fix_c1_controls
 
-    text = ftfy.fix_encoding(paragraph)
+    text = fix_c1_controls(ftfy.fix_encoding(paragraph))
     return None if is_bad(text) else text
 
 

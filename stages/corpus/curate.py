@@ -28,7 +28,7 @@ from tqdm import tqdm
 from stages import params
 from stages.command import log, parser_for, run
 from stages.corpus.ahead import in_order
-from stages.corpus.cleaning import clean_paragraphs, is_english, sound_paragraphs, unfit
+from stages.corpus.cleaning import is_english, sound_paragraphs, unfit
 from stages.corpus.minhash import NUM_HASHES, Signatures, near_duplicates, signature
 from stages.corpus.records import (
     SCHEMA,
@@ -78,7 +78,7 @@ def clean_piece(source: str, path: Path, group: int, out: Path, rules: params.Cu
         rows = file.read_row_group(group, columns=SCHEMA.names).to_pylist()
     for row in rows:
         document = Document(**row)
-        paragraphs = sound_paragraphs(clean_paragraphs(document.text), tally.paragraphs)
+        paragraphs = sound_paragraphs(document.text, tally.paragraphs)
         reason = unfit(paragraphs, rules)
         if reason is None and rules.language == "en" and not is_english(paragraphs):
             reason = "not_english"
