@@ -1,6 +1,7 @@
 """Cleaning, de-duplication and hold-out."""
 
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -255,6 +256,20 @@ def test_case_punctuation_and_length_do_not_hide_a_copy():
     shouted = text.upper().replace(" ", ",  \n")
     assert len(text) > 2 << 18
     assert (signature(text) == signature(shouted)).all()
+    typed = "\"Don't go, \u00c9mile -- not yet,\" she said, 'I can't'..."
+    printed = "\u201cDon\u2019t go, \u00e9mile\u2014not yet,\u201d she said, \u2018I can\u2019t\u2019\u2026"
+    assert (signature(typed) == signature(printed)).all()
+
+
+def test_looking_for_near_duplicates_takes_little_memory_a_document():
+    signatures = np.random.default_rng(0).integers(0, 2**32, (20_000, NUM_HASHES), dtype=np.uint32)
+    signatures[15_000] = signatures[7]
+    tracemalloc.start()
+    original = near_duplicates(signatures, 0.8)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert {i: int(o) for i, o in enumerate(original) if o >= 0} == {15_000: 7}
+    assert peak < 45 * len(signatures)
 
 
 def test_near_duplicates_are_found_whatever_stands_between():
