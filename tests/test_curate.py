@@ -256,8 +256,10 @@ def test_case_punctuation_and_length_do_not_hide_a_copy():
     shouted = text.upper().replace(" ", ",  \n")
     assert len(text) > 2 << 18
     assert (signature(text) == signature(shouted)).all()
-    typed = "\"Don't go, \u00c9mile -- not yet,\" she said, 'I can't'..."
-    printed = "\u201cDon\u2019t go, \u00e9mile\u2014not yet,\u201d she said, \u2018I can\u2019t\u2019\u2026"
+    typed = "\"Don't go, \u00c9mile -- not yet,\" she said, 'I can't'"
+    printed = (
+        "\u201cDon\u2019t go, \u00e9mile\u2014not yet,\u201d she said, \u2018I can\u2019t\u2019"
+    )
     assert (signature(typed) == signature(printed)).all()
 
 

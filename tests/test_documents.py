@@ -146,7 +146,9 @@ def test_the_stage_writes_documents_and_accounts_for_every_drop(library, tmp_pat
 
 def test_a_source_that_gives_nothing_says_what_to_do(library, tmp_path):
     make_package(library, "aaa_empty", {"bad": "x = 1"})
-    with pytest.raises(DataError, match=r"corpus\.sources\.text gave no document .*name other"):
+    with pytest.raises(
+        DataError, match=r"corpus\.sources\.text gave no document: 1 .*no_prose 1.*name another"
+    ):
         read_source("text", settings_with(source_of("aaa_empty")), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -213,4 +215,7 @@ def test_wikipedia_and_books_are_read_from_a_local_copy_of_the_hub(tmp_path, mon
 
 def test_a_copy_that_is_not_there_is_named(tmp_path):
     with pytest.raises(DataError, match="does not exist; put the data set there, or set hub_root"):
-        next(hub.stream(str(tmp_path / "nothing"), "config"))
+        next(hub.stream(str(tmp_path / "nothing"), "config", []))
+    hub_copy(tmp_path, "other/data", "plain", [{"body": "Text."}])
+    with pytest.raises(DataError, match=r"data \(plain\) has no column 'text', only \['body'\]"):
+        next(hub.stream(str(tmp_path / "other/data"), "plain", ["body", "text"]))

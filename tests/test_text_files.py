@@ -1,14 +1,17 @@
 """Sources that read files of your own: books, text, JSONL, Parquet."""
 
+import gzip
 import json
+import os
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages.corpus.records import Document, Tally
+from stages.corpus.records import Document, Tally, document_writer, read_documents
 from stages.corpus.sources import reader_of
 from stages.corpus.sources.bookcorpus import _pieces
 from stages.corpus.sources.chapters import Headings
@@ -83,7 +86,34 @@ def test_an_empty_file_is_reported_and_skipped(workspace):
     assert tally.warnings == ["raw/empty.txt is empty; it was skipped"]
 
 
+@pytest.mark.parametrize("pattern", ["", "/", "raw/**.txt"])
+def test_what_is_no_pattern_is_a_mistake_in_the_settings(pattern):
+    with pytest.raises(ValueError, match=r"names no file|\*\* stands for folders"):
+        read("text", pattern)
+
+
+def test_what_utf8_may_not_hold_is_written_all_the_same(workspace, tmp_path):
+    for name in (b"caf\xe9.txt", b"caf\xe8.txt"):
+        Path(os.fsdecode(bytes(workspace / "raw") + b"/" + name)).write_text("Something.")
+    found, _ = read("text")
+    with document_writer(tmp_path / "documents.parquet") as writer:
+        for document in [*found, Document("b", "mine", "\ud800", "Lone \ud800 surrogate.")]:
+            writer.write(document)
+    written = list(read_documents(tmp_path / "documents.parquet"))
+    assert len({document.id for document in written}) == 3
+    assert (written[2].title, written[2].text) == ("?", "Lone ? surrogate.")
+
+
 # ------------------------------------------------------------------------------- plain text
+
+
+def test_text_in_utf16_is_read_and_what_is_no_text_is_not(workspace):
+    text = "One \u201ctwo\u201d.\n\nThree."
+    (workspace / "raw" / "a.txt").write_text(text, encoding="utf-16")
+    (workspace / "raw" / "b.txt.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
+    found, tally = read("text")
+    assert [document.text for document in found] == [text]
+    assert tally.warnings[0].startswith("raw/b.txt.gz is no text: it holds NUL bytes")
 
 
 def test_text_is_a_document_a_file_or_a_paragraph(workspace):
@@ -231,12 +261,50 @@ def test_jsonl_gives_a_document_a_line_and_counts_what_is_none(workspace):
     found, tally = read("jsonl", text_column="body", title_column="name")
     assert [(document.title, document.text) for document in found] == [
         ("A", "First."),
-        ("a 5", "Lone ? surrogate."),
+        ("a 5", "Lone \ud800 surrogate."),
     ]
     assert tally.documents.counts == {"not_json": 1, "no_text": 1}
     assert tally.warnings[0] == "raw/a.jsonl, line 2: not json; it was skipped"
     with pytest.raises(DataError, match=r"a\.jsonl, line 1: has no key 'text', only \['body', "):
         read("jsonl")
+
+
+def test_tables_in_another_encoding_are_read_as_text_is(workspace):
+    old = "Caf\xe9".encode("cp1252")
+    (workspace / "raw" / "a.jsonl").write_bytes(b'{"text": "' + old + b'"}\n{"text": "Two."}\n')
+    found, tally = read("jsonl")
+    assert [document.text for document in found] == ["Caf\xe9", "Two."]
+    message = ": 1 bytes are not UTF-8; they were read as Windows-1252"
+    assert tally.warnings == ["raw/a.jsonl" + message]
+    buffers = pa.array([old, b"Two."], pa.binary()).buffers()
+    strings = pa.StringArray.from_buffers(2, buffers[1], buffers[2])
+    pq.write_table(pa.table({"text": strings}), workspace / "raw" / "a.parquet")
+    found, tally = read("parquet", "raw/*.parquet", title_column="text")
+    assert [(document.title, document.text) for document in found] == [
+        ("Caf\xe9", "Caf\xe9"),
+        ("Two.", "Two."),
+    ]
+    # In the title and in the text.
+    assert tally.warnings == ["raw/a.parquet" + message.replace("1", "2", 1)]
+
+
+def test_a_parquet_file_is_read_piece_by_piece_up_to_its_damage(workspace):
+    rng = np.random.default_rng(0)
+    rows = [rng.bytes(300).hex() for _ in range(20_000)]
+    path = workspace / "raw" / "a.parquet"
+    pq.write_table(pa.table({"text": rows}), path, row_group_size=len(rows), use_dictionary=False)
+    settings = ParquetSource(kind="parquet", files=["raw/*"])
+    before = pa.total_allocated_bytes()
+    found = reader_of("parquet")("mine", settings, str, Tally())
+    assert next(found).text == rows[0]
+    # Of one row group.
+    assert pa.total_allocated_bytes() - before < path.stat().st_size / 2
+    stored = bytearray(path.read_bytes())
+    middle = len(stored) // 2
+    stored[middle : middle + 100_000] = rng.bytes(100_000)
+    path.write_bytes(stored)
+    with pytest.raises(DataError, match=r"a\.parquet is damaged after row \d+: "):
+        read("parquet")
 
 
 def test_parquet_columns_are_checked_before_anything_is_read(workspace):

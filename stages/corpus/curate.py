@@ -287,10 +287,9 @@ def _repeated(hashes: list[Hashes]) -> set[int]:
 
 
 def _nothing_in(split: str, total: Tally) -> str:
-    reasons = ", ".join(f"{reason} {count}" for reason, count in total.documents.counts.items())
     return (
         f"no document is left for the {split} split: {total.num_read} were read, and dropped were: "
-        f"{reasons or 'none'}. Add text under corpus.sources in params.yaml, or loosen "
+        f"{total.documents}. Add text under corpus.sources in params.yaml, or loosen "
         "corpus.curate (min_words, min_alphabetic_fraction, heldout_fraction)"
     )
 

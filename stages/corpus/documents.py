@@ -38,8 +38,9 @@ def read_source(name: str, settings: params.Params, out: Path) -> None:
                 bar.update(len(document.text))
         if writer.num_documents == 0:
             raise DataError(
-                f"params.yaml: corpus.sources.{name} gave no document ({tally.num_read} were "
-                "read and all dropped); name other packages or another data set"
+                f"params.yaml: corpus.sources.{name} gave no document: {tally.num_read} were read "
+                f"and dropped ({tally.documents}). "
+                + "; ".join([*tally.warnings[:1], "name another file, data set or package"])
             )
         report = {"source": name, "num_kept": writer.num_documents, **tally.as_json()}
         write_json(folder / "drops.json", report)

@@ -56,6 +56,10 @@ class Drops:
             excerpt = flat[:EXCERPT_CHARACTERS]
             examples.append(excerpt if len(flat) <= len(excerpt) else excerpt + "...")
 
+    def __str__(self) -> str:
+        """Return the counts as words, for a message."""
+        return ", ".join(f"{reason} {count}" for reason, count in self.counts.items()) or "none"
+
     def __or__(self, other: "Drops") -> "Drops":
         """Return both counts as one; the left side's excerpts come first."""
         merged = Drops(self.counts + other.counts)
@@ -111,13 +115,20 @@ class Tally:
 
 def table_of(documents: list[Document]) -> Any:
     """Return documents as a `pyarrow.Table` of `SCHEMA`."""
-    columns = [_strings([getattr(row, name) for row in documents]) for name in SCHEMA.names]
+    # Names of files and strings in code may hold lone surrogates; UTF-8 may not. Ids stay apart.
+    columns = [
+        _strings(
+            [getattr(row, name) for row in documents],
+            errors="backslashreplace" if name == "id" else "replace",
+        )
+        for name in SCHEMA.names
+    ]
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
-def _strings(values: list[str]) -> Any:
+def _strings(values: list[str], errors: str) -> Any:
     # Not pa.array, which imports pandas to ask whether a list is one of its series: a second.
-    encoded = [value.encode() for value in values]
+    encoded = [value.encode(errors=errors) for value in values]
     offsets = np.zeros(len(values) + 1, np.int32)
     np.cumsum([len(value) for value in encoded], out=offsets[1:])
     buffers = [pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]

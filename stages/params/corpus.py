@@ -1,8 +1,9 @@
 """Settings of the corpus: sources, curation, shards, and what is expected of them."""
 
+from pathlib import PurePath
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from stages.params.base import Fraction, Name, Positive, Settings
 
@@ -37,10 +38,19 @@ class BookcorpusSource(Settings):
     max_documents: Positive | None = None
 
 
+def _checked(pattern: str) -> str:
+    parts = PurePath(pattern).relative_to(PurePath(pattern).anchor).parts
+    if not parts:
+        raise ValueError(f"'{pattern}' names no file; a pattern is such as raw/books/*.txt")
+    if any("**" in part and part != "**" for part in parts):
+        raise ValueError(f"'{pattern}': ** stands for folders, between two slashes: raw/**/*.txt")
+    return pattern
+
+
 class FilesSource(Settings):
     """What all kinds of source have in common that read files of your own."""
 
-    files: list[str] = Field(min_length=1)
+    files: list[Annotated[str, AfterValidator(_checked)]] = Field(min_length=1)
     """Patterns such as `raw/books/*.txt` or `raw/**/*.jsonl`, seen from the workspace."""
     outside_workspace: bool = False
     """Whether a pattern may be absolute, and a path or a link may lead out of the workspace."""

@@ -26,7 +26,7 @@ def documents(
     name: str, settings: BookcorpusSource, hub_path: Callable[[str], str], tally: Tally
 ) -> Iterator[Document]:
     """Yield chapters, and pieces of `sentences_per_document` of those that are longer."""
-    rows = stream(hub_path(settings.dataset), settings.config)
+    rows = stream(hub_path(settings.dataset), settings.config, ["text"])
     sentences = (text for row in rows if (text := row["text"].strip()))
     for number, (heading, piece) in enumerate(_pieces(sentences, settings, tally)):
         if number == settings.max_documents:

@@ -1,5 +1,6 @@
 """Files that the settings name, and their text: nothing outside of the workspace by mistake."""
 
+import codecs
 import re
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -13,6 +14,8 @@ from stages.params import FilesSource
 MAX_LINE_CHARACTERS = 1 << 20
 """A longer line is given in pieces, cut at a space: memory does not grow with it."""
 Given = TypeVar("Given", bound=FilesSource)
+HEAD_BYTES = 65_536
+"""Of a text file, looked at to see whether it is one."""
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
 
@@ -80,17 +83,28 @@ def expand(pattern: str, workspace: Path = Path()) -> Iterator[Path]:
 def lines(path: Path, tally: Tally) -> Iterator[str]:
     """Yield a text file's lines without their ends, whichever ends they have, and without a BOM.
 
-    A line past `MAX_LINE_CHARACTERS` comes in pieces. Bytes that are not UTF-8 are taken as
-    Windows-1252, which old text files are in, and the tally is told.
+    A line past `MAX_LINE_CHARACTERS` comes in pieces. A BOM of UTF-16 is heeded. Bytes that are not
+    UTF-8 are taken as Windows-1252, which old text files are in, and the tally is told; what is no
+    text at all is left out, and the tally is told as well.
     """
+    with path.open("rb") as binary:
+        head = binary.read(HEAD_BYTES)
+    encoding, errors = "utf-8-sig", "surrogateescape"
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding, errors = "utf-16", "replace"
+    elif b"\0" in head:
+        tally.warn(
+            f"{path} is no text: it holds NUL bytes, as compressed files do, and UTF-16 without a "
+            "BOM; it was skipped"
+        )
+        return
     num_bad = 0
     rest = ""
     # Each byte that is not UTF-8 arrives as a lone surrogate, which no sound text holds.
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+    with path.open(encoding=encoding, errors=errors) as file:
         while line := file.readline(MAX_LINE_CHARACTERS):
-            if _NOT_UTF8.search(line):
-                num_bad += len(_NOT_UTF8.findall(line))
-                line = _NOT_UTF8.sub(_from_windows, line)
+            line, num_new = _without_surrogates(line)
+            num_bad += num_new
             line = rest + line
             cut = len(line)
             if not line.endswith("\n") and len(line) >= MAX_LINE_CHARACTERS:
@@ -101,6 +115,15 @@ def lines(path: Path, tally: Tally) -> Iterator[str]:
         yield rest
     if num_bad:
         tally.warn(f"{path}: {num_bad} bytes are not UTF-8; they were read as Windows-1252")
+
+
+def decoded(data: bytes) -> tuple[str, int]:
+    """Return bytes as text, and how many were not UTF-8 and were taken as Windows-1252."""
+    return _without_surrogates(data.decode("utf-8-sig", "surrogateescape"))
+
+
+def _without_surrogates(text: str) -> tuple[str, int]:
+    return _NOT_UTF8.subn(_from_windows, text)
 
 
 def _from_windows(match: re.Match[str]) -> str:

@@ -1,18 +1,18 @@
 """Rows of a data set on the hub, or in a local folder with the hub's layout."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from stages.errors import DataError
 
 
-def stream(dataset: str, config: str) -> Iterator[dict[str, Any]]:
+def stream(dataset: str, config: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield the rows of a data set's train split, without downloading it as a whole first.
 
     Raises:
-        DataError: the data set is not there, or cannot be reached.
+        DataError: the data set is not there, cannot be reached, or has not these columns.
     """
     is_local = Path(dataset).is_absolute() or dataset.startswith(".")
     if is_local and not Path(dataset).is_dir():
@@ -26,7 +26,13 @@ def stream(dataset: str, config: str) -> Iterator[dict[str, Any]]:
     from datasets import load_dataset
 
     try:
-        yield from load_dataset(dataset, config, split="train", streaming=True)
+        for row in load_dataset(dataset, config, split="train", streaming=True):
+            if missing := [column for column in columns if column not in row]:
+                raise DataError(
+                    f"data set {dataset} ({config}) has no column '{missing[0]}', only "
+                    f"{list(row)}; files of any columns are for the kinds parquet and jsonl"
+                )
+            yield row
     except (OSError, ValueError) as error:
         raise DataError(
             f"data set {dataset} ({config}) cannot be read: {error}. Check the network, or set "

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from stages.corpus.records import Document, Tally
-from stages.corpus.sources.files import documents_of_files
+from stages.corpus.sources.files import decoded, documents_of_files
 from stages.errors import DataError
 from stages.params import JsonlSource
 
@@ -32,11 +32,13 @@ def _documents_of(name: str, path: Path, settings: JsonlSource, tally: Tally) ->
     """
     wanted = [settings.text_column, *filter(None, [settings.title_column])]
     is_checked = False
+    num_bad = 0
     with path.open("rb") as file:
         for number, line in enumerate(iter(partial(file.readline, MAX_LINE_BYTES), b""), start=1):
             if not line.strip():
                 continue
-            row = _object(line)
+            row, num_new = _object(line)
+            num_bad += num_new
             if row is not None and not is_checked:
                 missing = [key for key in wanted if key not in row]
                 if missing:
@@ -56,17 +58,20 @@ def _documents_of(name: str, path: Path, settings: JsonlSource, tally: Tally) ->
             title = row.get(settings.title_column) if row and settings.title_column else None
             fallback = f"{path.stem} {number}"
             identity = f"{name}:{path.as_posix()}#{number}"
-            yield Document(identity, name, str(title or fallback), _writable(text))
+            yield Document(identity, name, str(title or fallback), text)
+    if num_bad:
+        tally.warn(f"{path}: {num_bad} bytes are not UTF-8; they were read as Windows-1252")
 
 
-def _object(line: bytes) -> dict[str, object] | None:
+def _object(line: bytes) -> tuple[dict[str, object] | None, int]:
+    """Return the object that a line holds, if any, and how many of its bytes are not UTF-8."""
+    num_bad = 0
     try:
-        row = json.loads(line)
+        try:
+            row = json.loads(line)
+        except UnicodeDecodeError:
+            text, num_bad = decoded(line)
+            row = json.loads(text)
     except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) else None
-
-
-def _writable(text: str) -> str:
-    r"""Return a text without lone surrogates, which JSON may hold as \ud800 and UTF-8 may not."""
-    return text.encode(errors="replace").decode()
+        return None, 0
+    return (row, num_bad) if isinstance(row, dict) else (None, 0)

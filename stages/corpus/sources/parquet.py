@@ -3,16 +3,18 @@
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.corpus.records import Document, Tally
-from stages.corpus.sources.files import matching
+from stages.corpus.sources.files import decoded, matching
 from stages.errors import DataError
 from stages.params import ParquetSource
 
 ROWS_PER_BATCH = 256
+BUFFER_BYTES = 1 << 20
 
 
 def documents(
@@ -33,11 +35,14 @@ def documents(
 def _documents_of(
     name: str, path: Path, settings: ParquetSource, tally: Tally
 ) -> Iterator[Document]:
-    columns = [settings.text_column, *filter(None, [settings.title_column])]
-    number = 0
+    columns = list(filter(None, [settings.text_column, settings.title_column]))
+    number = num_bad = 0
     with _open(name, path, settings) as file:
-        for batch in file.iter_batches(batch_size=ROWS_PER_BATCH, columns=columns):
-            texts, *titles = (batch.column(column).to_pylist() for column in columns)
+        for batch in _batches(path, file, list(dict.fromkeys(columns))):
+            (texts, *titles), nums_bad = zip(
+                *(_values(batch.column(name)) for name in columns), strict=True
+            )
+            num_bad += sum(nums_bad)
             for i, text in enumerate(texts):
                 number += 1
                 tally.num_read += 1
@@ -47,6 +52,31 @@ def _documents_of(
                 title = titles[0][i] if titles else None
                 identity = f"{name}:{path.as_posix()}#{number}"
                 yield Document(identity, name, str(title or f"{path.stem} {number}"), text)
+    if num_bad:
+        tally.warn(f"{path}: {num_bad} bytes are not UTF-8; they were read as Windows-1252")
+
+
+def _batches(path: Path, file: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    num_rows = 0
+    try:
+        for batch in file.iter_batches(batch_size=ROWS_PER_BATCH, columns=columns):
+            num_rows += len(batch)
+            yield batch
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"{path} is damaged after row {num_rows}: {error}; fetch it again, or take it out of "
+            "the pattern"
+        ) from error
+
+
+def _values(column: pa.Array) -> tuple[list[Any], int]:
+    """Return a column's values, and how many bytes of its strings are not UTF-8."""
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return column.to_pylist(), 0
+    # As bytes: nothing makes sure that the strings of a file are UTF-8.
+    stored = column.cast(pa.large_binary()).to_pylist()
+    found = [(None, 0) if data is None else decoded(data) for data in stored]
+    return [text for text, _ in found], sum(num_bad for _, num_bad in found)
 
 
 def _open(name: str, path: Path, settings: ParquetSource) -> pq.ParquetFile:
@@ -56,7 +86,8 @@ def _open(name: str, path: Path, settings: ParquetSource) -> pq.ParquetFile:
         DataError: it has not, or is not Parquet.
     """
     try:
-        file = pq.ParquetFile(path)
+        # Piece by piece: a row group may be a whole file, and would be in memory as a whole.
+        file = pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES)
     except pa.ArrowInvalid as error:
         raise DataError(f"{path} is not Parquet ({error}); take it out of the pattern") from error
     schema = file.schema_arrow

@@ -36,7 +36,7 @@ def documents(
     name: str, settings: WikipediaSource, hub_path: Callable[[str], str], tally: Tally
 ) -> Iterator[Document]:
     """Yield articles in the order of the data set."""
-    rows = stream(hub_path(settings.dataset), settings.config)
+    rows = stream(hub_path(settings.dataset), settings.config, ["id", "title", "text"])
     for row in islice(rows, settings.max_documents):
         tally.num_read += 1
         text = running_text(row["text"], tally)
