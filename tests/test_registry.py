@@ -210,6 +210,25 @@ def test_live_curve_goes_on_after_a_kill_and_becomes_the_run_of_the_lineage(
     # A registered run is nobody's live run any more.
     train_live(rows, 1, monkeypatch)
     assert len(all_runs(store)) == 2
+    # The same student once more (dvc repro --force): there is one run of a lineage.
+    assert register_now(world) == registration
+    (run,) = all_runs(store)
+    assert run.info.run_id == registration["run_id"]
+
+
+@pytest.mark.slow
+def test_batch_of_which_only_a_part_arrived_leaves_no_point_twice(store, monkeypatch):
+    def log_part(store, run_id, points, log=live.log_points):
+        monkeypatch.setattr(live, "log_points", log)
+        log(store, run_id, points[:2])
+        raise OSError("the line broke")
+
+    monkeypatch.setattr(live, "log_points", log_part)
+    train_live(curve_rows(3), 3, monkeypatch)
+    (run,) = all_runs(store)
+    for name in ("loss", "ce", "cos", "learning_rate"):
+        points = store.client.get_metric_history(run.info.run_id, f"curve/{name}")
+        assert sorted(point.step for point in points) == [1, 2, 3], name
 
 
 @pytest.mark.slow
@@ -410,6 +429,13 @@ def test_champion_that_was_set_on_mlflows_page_is_said_entered_and_can_be_taken_
     # A champion taken away outside is as easily put back.
     store.client.delete_registered_model_alias(MODEL, CHAMPION)
     assert promotion.rollback(store, MODEL).version == 1
+    # One that was deleted takes its aliases along: the one before it comes back.
+    promotion.promote(store, MODEL, 2)
+    store.client.delete_model_version(MODEL, "2")
+    assert promotion.rollback(store, MODEL).version == 1
+    assert PREVIOUS not in aliases(store, MODEL)
+    last = history.read(store, MODEL)[-2]
+    assert (last.action, last.before.champion, last.after.champion) == ("outside", 2, None)
 
 
 @pytest.mark.slow
@@ -479,6 +505,22 @@ def test_files_that_were_deleted_come_back_when_the_student_is_registered_again(
     assert promotion.promote(two_versions, MODEL, 2).changed
     assert answer_of(f"models:/{MODEL}@{CHAMPION}") == "capital"
     assert len(all_versions(two_versions)) == 2
+    # A file that is there and not whole is as good as lost.
+    (folder,) = (world / "mlruns/artifacts/models").rglob(upload_of(two_versions, 2))
+    (graph,) = folder.rglob("model.onnx")
+    graph.write_bytes(b"torn")
+    register_now(world)
+    assert answer_of(f"models:/{MODEL}@{CHAMPION}") == "capital"
+
+
+@pytest.mark.slow
+def test_run_that_was_deleted_comes_back_with_the_next_verdict_in_it(world, store):
+    first = register_now(world)
+    store.client.delete_run(first["run_id"])
+    assert register_now(world, passed=False) == first
+    assert [run.info.run_id for run in all_runs(store)] == [first["run_id"]]
+    with pytest.raises(GateError):
+        promotion.promote(store, MODEL)
 
 
 @pytest.mark.slow
@@ -502,8 +544,9 @@ def test_rollback_without_a_previous_champion_says_what_to_do(two_versions):
 def test_unknown_model_and_version_say_what_to_do(two_versions):
     with pytest.raises(DistilleryError, match=r"no model nothing in sqlite.*dvc repro"):
         promotion.promote(two_versions, "nothing")
-    with pytest.raises(DistilleryError, match="has no version 99"):
-        promotion.promote(two_versions, MODEL, 99)
+    for number in (0, 99):
+        with pytest.raises(DistilleryError, match=rf"no version {number} .* exist: 1, 2$"):
+            promotion.promote(two_versions, MODEL, number)
 
 
 def promote_two(store):
@@ -570,6 +613,38 @@ def test_on_a_server_an_unfinished_change_of_another_process_is_not_touched(two_
 
 
 @pytest.mark.slow
+def test_on_a_server_of_two_changes_that_cross_one_is_refused(two_versions):
+    server = replace(two_versions, folder=None)
+
+    def while_it_loads(other):
+        """Promote version 2, and let another process come in when it has looked at everything."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(promotion, "check_loads", lambda _: other())
+            with pytest.raises(DistilleryError, match="another promotion or rollback of distil"):
+                promotion.promote(server, MODEL, 2)
+
+    def one_that_is_not_done_yet():
+        before = history.aliases_now(server, MODEL)
+        change = history.new_change("promote", before, history.Aliases(1, None), "", {})
+        history._write(server, MODEL, change)
+
+    def one_that_is_done():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(promotion, "check_loads", lambda _: None)
+            patch.setattr(history, "SETTLE_AFTER", timedelta(0))
+            promotion.promote(server, MODEL, 1)
+
+    while_it_loads(one_that_is_not_done_yet)
+    assert CHAMPION not in aliases(server, MODEL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(history, "SETTLE_AFTER", timedelta(0))
+        while_it_loads(one_that_is_done)
+    assert aliases(server, MODEL)[CHAMPION] == 1
+    changes = history.read(server, MODEL)
+    assert [c.state for c in changes] == ["abandoned", "abandoned", "done", "abandoned"]
+
+
+@pytest.mark.slow
 def test_history_stays_in_order_when_the_clock_goes_back(two_versions):
     for version, day in ((1, 20), (2, 3)):
         with pytest.MonkeyPatch.context() as patch:
@@ -631,11 +706,16 @@ def test_where_approval_is_asked_for_nothing_is_promoted_without_it(two_versions
     ):
         answer(capsys, "promote")
     assert CHAMPION not in aliases(two_versions, MODEL)
+    approved = answer(capsys, "approve", "--reason", "lu et approuv\u00e9 " * 1000)
+    # Postgres takes 5000 characters of a tag.
+    assert len(approved["approved_by"]) < 1200
     approved = answer(capsys, "approve", "--reason", "read the report")
     assert (approved["version"], "read the report" in approved["approved_by"]) == (2, True)
     # Somebody else, on MLflow's page.
     two_versions.client.set_model_version_tag(MODEL, "1", "approved_by", "ada")
-    assert answer(capsys, "promote")["changed"]
+    assert answer(capsys, "promote", "--reason", "\u4e2d" * 2000)["changed"]
+    texts = two_versions.client.get_registered_model(MODEL).tags.values()
+    assert all(len(text) < 5000 for text in texts)
     assert answer(capsys, "promote", "--version", "1")["changed"]
     assert [entry["gate"]["approved_by"] for entry in answer(capsys, "history")] == [
         approved["approved_by"],

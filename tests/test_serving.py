@@ -21,6 +21,20 @@ pytestmark = pytest.mark.slow
 CLASSIFIER = "toy-student"
 
 
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it on purpose."""
+
+
+def plant_kill(patch: pytest.MonkeyPatch, write: str) -> None:
+    """Let a write to the registry die."""
+    from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
+
+    def die(*_arguments: Any, **_named: Any) -> None:
+        raise Killed
+
+    patch.setattr(SqlAlchemyStore, write, die)
+
+
 def first_choice(server: TestClient) -> str:
     asked = {"dataframe_records": [{"text": "a [MASK]"}], "params": {"top_k": 1}}
     reply = server.post("/invocations", json=asked)
@@ -48,9 +62,15 @@ def test_a_promotion_and_a_rollback_take_the_next_request(
     served.refresh()
     assert first_choice(server) == "paris"
     # A mistake of the caller's is told as such.
-    reply = server.post("/invocations", json={"dataframe_records": [{"text": "no mask"}]})
-    assert reply.status_code == 400
-    assert "the text has no [MASK]" in reply.text
+    for text, said in (
+        ("no mask", "the text has no [MASK]"),
+        (None, "row 1: text = nan: must be a string"),
+    ):
+        rows = [{"text": "a [MASK]"}, {"text": text}]
+        reply = server.post("/invocations", json={"dataframe_records": rows})
+        assert reply.status_code == 400
+        assert said in reply.text
+    assert server.post("/invocations", content=b"{}").status_code == 415
     # What cannot be loaded changes nothing.
     two_versions.client.set_registered_model_alias(MODEL, "champion", "2")
     for graph in Path("mlruns/artifacts").rglob("model.onnx"):
@@ -88,7 +108,17 @@ def test_a_classifier_is_registered_once_promoted_and_answers(store: Store, tmp_
     folder, path = tmp_path / "export", tmp_path / "report.json"
     export_task_model(model, task, settings, folder, path)
     report = read_json(path)
+    with pytest.MonkeyPatch.context() as patch:
+        # All but the version is there.
+        plant_kill(patch, "create_model_version")
+        with pytest.raises(Killed):
+            classifier.register(store, CLASSIFIER, folder, report, settings)
     version = classifier.register(store, CLASSIFIER, folder, report, settings)
+    (run,) = store.client.search_runs([store.experiment_id(settings.registry.experiment)])
+    assert version.run_id == run.info.run_id
+    # What is lost comes back.
+    (graph,) = Path("mlruns/artifacts").rglob("model.onnx")
+    graph.write_bytes(b"torn")
     assert classifier.register(store, CLASSIFIER, folder, report, settings) == version
     assert (version.version, version.gate) == (1, "passed")
     promotion.promote(store, CLASSIFIER)
@@ -108,8 +138,19 @@ def test_a_classifier_is_registered_once_promoted_and_answers(store: Store, tmp_
     texts = [{"text": "not bad " * 3 + end} for end in ("bad bad bad", "good good good")]
     cut = server.post("/invocations", json={"dataframe_records": texts}).json()["predictions"]
     assert cut[0] == cut[1]
-    single = server.post("/invocations", json={"dataframe_records": [{"text": "a film"}]})
-    assert single.status_code == 200, single.text
+
+    def sure_of_first(*rows: dict[str, str]) -> list[float]:
+        reply = server.post("/invocations", json={"dataframe_records": rows})
+        assert reply.status_code == 200, reply.text
+        return [answer["probabilities"][LABELS[0]] for answer in reply.json()["predictions"]]
+
+    # A row is answered for itself, whichever stand beside it.
+    pair, single = rows[0], {"text": "a film"}
+    alone = sure_of_first(pair) + sure_of_first(single)
+    assert sure_of_first(pair, single) == pytest.approx(alone)
+    reply = server.post("/invocations", json={"dataframe_records": [{**pair, "text_pair": 3}]})
+    assert reply.status_code == 400
+    assert "row 0: text_pair = 3: must be a string" in reply.text
 
     # A file that scores too low is registered, and never promoted.
     report["scores"]["model.onnx"] = 0.0

@@ -24,7 +24,7 @@ def check_gate(store: Store, version: Version) -> dict[str, Any]:
     if report is None:
         raise GateError(
             f"{version.model} version {version.version} has no gate report in run "
-            f"{version.run_id}; run: dvc repro register@{version.student}"
+            f"{version.run_id}; run: dvc repro --force --single-item register@{version.student}"
         )
     failed = [check for check in report["checks"] if not check["passed"]]
     if failed or not report["passed"]:

@@ -20,7 +20,7 @@ from stages.errors import DataError
 from stages.export.card import PYTORCH
 from stages.files import read_json, sha256_of
 from stages.registry.gate import Check
-from stages.registry.upload import CLASSIFY, log_model
+from stages.registry.upload import classify, logged_model, mend_upload, run_of_lineage
 from stages.registry.versions import (
     TAG_EXPORT,
     TAG_GATE,
@@ -32,8 +32,6 @@ from stages.registry.versions import (
 )
 from stages.tracking.live import TAG_LINEAGE, TAG_STUDENT
 from stages.tracking.store import CHALLENGER, Store, open_store, who
-
-EXAMPLE = {"text": "A sentence to classify.", "text_pair": "And another."}
 
 
 def register(
@@ -54,8 +52,11 @@ def register(
     # Nothing of dvc.lock leads to a classifier: it is known by its files alone.
     lineage = digest[:16]
     version = find_version(store, model, lineage, digest)
+    contents = classify(export)
     if version is None:
-        version = _new_version(store, model, export, report, settings, lineage, digest)
+        version = _new_version(store, model, contents, report, settings, lineage, digest)
+    else:
+        mend_upload(store, model, version.version, contents)
     store.client.set_registered_model_alias(model, CHALLENGER, str(version.version))
     return version
 
@@ -79,7 +80,7 @@ def checks_of(report: dict[str, Any], settings: params.Params) -> Iterator[Check
 def _new_version(
     store: Store,
     model: str,
-    export: Path,
+    contents: dict[str, Any],
     report: dict[str, Any],
     settings: params.Params,
     lineage: str,
@@ -101,32 +102,22 @@ def _new_version(
         "checks": [check.as_json() for check in checks],
         "export_sha256": digest,
     }
-    run = store.client.create_run(
-        store.experiment_id(settings.registry.experiment),
-        run_name=f"{report['model']}-{lineage[:8]}",
-        tags=tags | {"task": report["task"], "mlflow.user": who()},
-    )
-    with mlflow.start_run(run_id=run.info.run_id):
+    experiment_id = store.experiment_id(settings.registry.experiment)
+    run_id = run_of_lineage(store, experiment_id, lineage)
+    if run_id is None:
+        made = store.client.create_run(
+            experiment_id,
+            run_name=f"{report['model']}-{lineage[:8]}",
+            tags=tags | {"task": report["task"], "mlflow.user": who()},
+        )
+        run_id = str(made.info.run_id)
+    with mlflow.start_run(run_id=run_id):
         mlflow.log_metrics({f"score/{file}": score for file, score in report["scores"].items()})
         mlflow.log_dict(gate, gate_artifact(digest))
-        copy = log_model(
-            f"classify_{report['model']}".replace("-", "_"),
-            CLASSIFY,
-            export,
-            _signature(),
-            EXAMPLE,
-            tags,
-        )
+        name = f"classify_{report['model']}".replace("-", "_")
+        copy = logged_model(store, experiment_id, name, contents, tags)
     made = mlflow.register_model(f"models:/{copy}", model, tags=tags)
     return get_version(store, model, int(made.version))
-
-
-def _signature() -> Any:
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
-
-    text = [ColSpec("string", "text"), ColSpec("string", "text_pair", required=False)]
-    return ModelSignature(inputs=Schema(text))
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -54,17 +54,14 @@ class Classify(PythonModel):
                 than the model reads is cut, as it was when the model was scored.
             params: there are none.
         """
-        pairs = (
-            list(zip(model_input["text"], model_input["text_pair"], strict=True))
-            if "text_pair" in model_input and model_input["text_pair"].notna().all()
-            else list(model_input["text"])
-        )
+        given = model_input.reindex(columns=["text", "text_pair"]).itertuples(index=False)
+        rows = [_row(i, text, pair) for i, (text, pair) in enumerate(given)]
         # Neighbours in length share a batch, so that little of it is padding.
-        order = sorted(range(len(pairs)), key=lambda i: len("".join(pairs[i])))
-        answers: list[dict[str, Any]] = [{} for _ in pairs]
+        order = sorted(range(len(rows)), key=lambda i: len("".join(rows[i])))
+        answers: list[dict[str, Any]] = [{} for _ in rows]
         for start in range(0, len(order), ROWS_AT_ONCE):
             chosen = order[start : start + ROWS_AT_ONCE]
-            for i, logits_C in zip(chosen, self._logits([pairs[i] for i in chosen]), strict=True):
+            for i, logits_C in zip(chosen, self._logits([rows[i] for i in chosen]), strict=True):
                 answers[i] = self._answer(logits_C)
         return answers
 
@@ -88,6 +85,17 @@ class Classify(PythonModel):
             "label": self.labels[int(shares_C.argmax())],
             "probabilities": dict(zip(self.labels, shares_C.tolist(), strict=True)),
         }
+
+
+def _row(row: int, text: Any, pair: Any) -> str | tuple[str, str]:
+    """Return one text or two, as the tokenizer takes them; a row that names no second has one."""
+    if not isinstance(text, str):
+        raise _mistake(f"row {row}: text = {text!r}: must be a string")
+    if isinstance(pair, str):
+        return text, pair
+    if pd.api.types.is_scalar(pair) and pd.isna(pair):
+        return text
+    raise _mistake(f"row {row}: text_pair = {pair!r}: must be a string")
 
 
 def _mistake(message: str) -> MlflowException:

@@ -4,8 +4,12 @@ MLflow keeps none. Every change is a tag of the registered model, `alias_change.
 the same database as the aliases, written in an order that survives a kill at any point:
 
 1. an entry in state `intended`, with the aliases before and after;
-2. `previous` moves; 3. `champion` moves, in one transaction: this is the change;
-4. the entry becomes `done`.
+2. a look whether somebody else has one too, or was faster: then this one is `abandoned`;
+3. `previous` moves; 4. `champion` moves, in one transaction: this is the change;
+5. the entry becomes `done`.
+
+Of two that begin in the same instant on a server, which has no lock, each writes before it looks:
+so one of them at least sees the other, and never do both go on.
 
 So a change that happened always has its entry, and an entry still `intended` is settled by looking:
 if `champion` stands where the entry wanted it the change happened, else it is undone and the entry
@@ -22,7 +26,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from stages.errors import DistilleryError
-from stages.registry.versions import registered
+from stages.registry.versions import numbers, registered
 from stages.tracking.store import CHAMPION, PREVIOUS, Store, who
 
 PREFIX = "alias_change."
@@ -84,9 +88,21 @@ def aliases_now(store: Store, model: str) -> Aliases:
 
 
 def apply(store: Store, model: str, change: Change) -> Change:
-    """Make a change, in the order that loses nothing; return it as done."""
+    """Make a change, in the order that loses nothing; return it as done.
+
+    Raises:
+        DistilleryError: another process is changing the champion, or has done so since `before`.
+    """
     change = _after(change, read(store, model))
     _write(store, model, change)
+    others = [c for c in read(store, model) if c.state == "intended" and c.key != change.key]
+    if others or aliases_now(store, model) != change.before:
+        _write(store, model, replace(change, state="abandoned"))
+        by = f" by {others[0].who}" if others else ""
+        raise DistilleryError(
+            f"another promotion or rollback of {model}{by} came in between, so nothing was "
+            "changed; see: python -m stages.registry.promotion status, and try again"
+        )
     _move_previous(store, model, change.after.previous)
     assert change.after.champion is not None, "there is never no champion once there was one"
     store.client.set_registered_model_alias(model, CHAMPION, str(change.after.champion))
@@ -125,7 +141,9 @@ def settle(store: Store, model: str) -> None:
     past = read(store, model)
     before, now = recorded(past), aliases_now(store, model)
     if now.champion != before.champion:
-        after = Aliases(now.champion, before.champion)
+        # A champion that was deleted takes its alias along, and is no version to go back to.
+        is_there = before.champion in numbers(store, model)
+        after = Aliases(now.champion, before.champion if is_there else now.previous)
         found = new_change("outside", before, after, "found so: not made by these commands", {})
         _write(store, model, _after(replace(found, state="done", who="unknown"), past))
         _move_previous(store, model, after.previous)
@@ -149,7 +167,9 @@ def _after(change: Change, past: list[Change]) -> Change:
 def _write(store: Store, model: str, change: Change) -> None:
     entry = asdict(change)
     key = entry.pop("key")
-    store.client.set_registered_model_tag(model, key, json.dumps(entry, sort_keys=True))
+    # Letters as they are: a database may take no more than 5000 characters.
+    text = json.dumps(entry, sort_keys=True, ensure_ascii=False)
+    store.client.set_registered_model_tag(model, key, text)
 
 
 def _parse(key: str, text: str) -> Change:
@@ -160,7 +180,8 @@ def _parse(key: str, text: str) -> Change:
 
 
 def _move_previous(store: Store, model: str, version: int | None) -> None:
-    if version is not None:
+    # A version may have been deleted since it was the champion.
+    if version in numbers(store, model):
         store.client.set_registered_model_alias(model, PREVIOUS, str(version))
     elif PREVIOUS in registered(store, model).aliases:
         store.client.delete_registered_model_alias(model, PREVIOUS)

@@ -82,7 +82,7 @@ def promote(
     with store.locked():
         if not dry_run:
             history.settle(store, model)
-        candidate = get_version(store, model, version or _challenger(store, model))
+        candidate = _chosen(store, model, version)
         before = history.aliases_now(store, model)
         if before.champion == candidate.version:
             change = history.new_change("promote", before, before, reason, {})
@@ -126,10 +126,11 @@ def rollback(store: Store, model: str, reason: str = "", dry_run: bool = False) 
 
 def approve(store: Store, model: str, version: int | None = None, reason: str = "") -> Version:
     """Note with a version, by default the challenger, that whoever runs this approves it."""
-    candidate = get_version(store, model, version or _challenger(store, model))
-    when = datetime.now(UTC).isoformat(timespec="seconds")
-    said = f"{who()} {when} {reason}".strip()
-    store.client.set_model_version_tag(model, str(candidate.version), TAG_APPROVED, said)
+    with store.locked():
+        candidate = _chosen(store, model, version)
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        said = f"{who()} {when} {reason[: history.MAX_REASON_CHARACTERS]}".strip()
+        store.client.set_model_version_tag(model, str(candidate.version), TAG_APPROVED, said)
     return replace(candidate, approved_by=said)
 
 
@@ -206,6 +207,11 @@ def command_line() -> argparse.ArgumentParser:
 
 def _past(store: Store, model: str) -> list[Change]:
     return history.read(store, model) if is_registered(store, model) else []
+
+
+def _chosen(store: Store, model: str, version: int | None) -> Version:
+    """Return a version by its number, or the challenger."""
+    return get_version(store, model, _challenger(store, model) if version is None else version)
 
 
 def _challenger(store: Store, model: str) -> int:

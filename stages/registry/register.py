@@ -21,7 +21,7 @@ from stages.export.card import CARD
 from stages.files import read_json, write_json
 from stages.lineage import CORPUS, GitState, Lineage, git_state, lineage_of
 from stages.registry.record import curve_points, deciding_params, report_metrics
-from stages.registry.upload import logged_model, mend_upload
+from stages.registry.upload import fill_mask, logged_model, mend_upload, run_of_lineage
 from stages.registry.versions import (
     TAG_EXPORT,
     TAG_GATE,
@@ -143,12 +143,13 @@ def register(store: Store, record: Record) -> dict[str, Any]:
 def _run_of(store: Store, experiment_id: str, record: Record) -> str:
     """Return the id of the run of this lineage: its own, its training's live one, or a new one."""
     lineage = record.lineage.lineage
-    runs = store.client.search_runs(
-        [experiment_id], f"tags.{TAG_LINEAGE} = '{lineage}'", order_by=["attributes.start_time"]
-    )
-    if runs:
-        return str(runs[0].info.run_id)
-    if live := unregistered_run(store, experiment_id, record.training.get("training", "")):
+    live = unregistered_run(store, experiment_id, record.training.get("training", ""))
+    if known := run_of_lineage(store, experiment_id, lineage):
+        if live:
+            # The same student trained once more: its curve is that of the run there is.
+            store.client.delete_run(live.info.run_id)
+        return known
+    if live:
         store.client.update_run(live.info.run_id, name=f"{record.student}-{lineage[:8]}")
         store.client.set_tag(live.info.run_id, TAG_LINEAGE, lineage)
         return str(live.info.run_id)
@@ -240,11 +241,13 @@ def _version(store: Store, experiment_id: str, name: str, record: Record) -> int
     }
     known = find_version(store, name, lineage, record.export_sha256)
     if known is not None:
-        mend_upload(store, name, known.version, record.export)
+        mend_upload(store, name, known.version, fill_mask(record.export))
         store.client.set_model_version_tag(name, str(known.version), TAG_GATE, _verdict(record))
         return known.version
-    uri = f"models:/{logged_model(store, experiment_id, record.student, record.export, tags)}"
-    return int(mlflow.register_model(uri, name, tags=tags).version)
+    copy = logged_model(
+        store, experiment_id, f"fill_mask_{record.student}", fill_mask(record.export), tags
+    )
+    return int(mlflow.register_model(f"models:/{copy}", name, tags=tags).version)
 
 
 def _links(experiment_id: str, run_id: str, record: Record) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from stages import params
 from stages.command import log, parser_for, run
-from stages.errors import DistilleryError
+from stages.errors import DistilleryError, SettingsError
 from stages.registry.promotion import champion
 from stages.registry.versions import Version
 from stages.tracking.store import Store, open_store
@@ -47,6 +47,10 @@ class Champion:
         if scope["type"] == "http" and scope["path"] == "/champion":
             await _answer(send, {"model": version.model, "version": version.version})
             return
+        if scope["path"] == "/invocations" and b"content-type" not in dict(scope["headers"]):
+            # MLflow's server breaks on it, with status 500.
+            await _answer(send, {"message": "Content-Type is missing: application/json"}, 415)
+            return
         await application(scope, receive, send)
 
     def refresh(self) -> None:
@@ -74,9 +78,9 @@ def _application(version: Version) -> Any:
     return scoring_server.init(mlflow.pyfunc.load_model(version.uri))
 
 
-async def _answer(send: Any, answer: dict[str, Any]) -> None:
+async def _answer(send: Any, answer: dict[str, Any], status: int = 200) -> None:
     headers = [(b"content-type", b"application/json")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
 
 
@@ -84,6 +88,8 @@ def main(arguments: argparse.Namespace) -> None:
     """Serve until Ctrl-C."""
     import uvicorn
 
+    if arguments.every_seconds <= 0:
+        raise SettingsError(f"--every-seconds {arguments.every_seconds:g}: must be more than 0")
     served = Champion(open_store(), arguments.model or params.load().registry.model_name)
     log.info("http://%s:%d/invocations", HOST, arguments.port)
     stopped = threading.Event()

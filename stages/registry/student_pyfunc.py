@@ -55,7 +55,8 @@ class FillMask(PythonModel):
                 {"text": ...} too.
             params: `top_k`, the number of tokens per mask.
         """
-        top_k = int((params or {}).get("top_k", DEFAULT_TOP_K))
+        asked = (params or {}).get("top_k")
+        top_k = DEFAULT_TOP_K if asked is None else int(asked)
         if top_k < 1:
             raise _mistake(f"params top_k = {top_k}: must be 1 or more")
         rows = [self._token_ids(i, text) for i, text in enumerate(model_input["text"])]
@@ -69,6 +70,8 @@ class FillMask(PythonModel):
         return answers
 
     def _token_ids(self, row: int, text: str) -> list[int]:
+        if not isinstance(text, str):
+            raise _mistake(f"row {row}: text = {text!r}: must be a string")
         ids: list[int] = self.tokenizer.encode(text).ids
         if self.mask_id not in ids:
             raise _mistake(

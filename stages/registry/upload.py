@@ -16,13 +16,35 @@ from stages.tracking.store import Store
 
 FILL_MASK = Path(__file__).with_name("student_pyfunc.py")
 CLASSIFY = Path(__file__).with_name("classify_pyfunc.py")
+# Rows that the models answer; promotion tries them (admission.py).
 EXAMPLE = "The model was [MASK] on a large corpus."
+PAIR = {"text": "A sentence to classify.", "text_pair": "And another."}
 # What both import, pinned as installed.
 REQUIREMENTS = ("mlflow", "numpy", "onnxruntime", "pandas", "tokenizers")
 
 
+def run_of_lineage(store: Store, experiment_id: str, lineage: str) -> str | None:
+    """Return the run of a lineage, brought back if somebody deleted it; None if there is none.
+
+    A version names its run for ever, and the gate's report is in there.
+    """
+    from mlflow.entities import ViewType
+
+    runs = store.client.search_runs(
+        [experiment_id],
+        f"tags.{TAG_LINEAGE} = '{lineage}'",
+        run_view_type=ViewType.ALL,
+        order_by=["attributes.start_time"],
+    )
+    if not runs:
+        return None
+    if runs[0].info.lifecycle_stage == "deleted":
+        store.client.restore_run(runs[0].info.run_id)
+    return str(runs[0].info.run_id)
+
+
 def logged_model(
-    store: Store, experiment_id: str, student: str, export: Path, tags: dict[str, str]
+    store: Store, experiment_id: str, name: str, contents: dict[str, Any], tags: dict[str, str]
 ) -> str:
     """Return the id of MLflow's copy of the exported files, uploaded if there is no whole one.
 
@@ -31,10 +53,12 @@ def logged_model(
     Args:
         store: the open store.
         experiment_id: where the copy belongs.
-        student: its name.
-        export: the exported folder.
+        name: what MLflow calls the copy.
+        contents: from `fill_mask` or `classify`.
         tags: lineage and export hash, by which the copy is found again, and what else to tell.
     """
+    import mlflow
+
     found = store.client.search_logged_models(
         [experiment_id], f"tags.{TAG_LINEAGE} = '{tags[TAG_LINEAGE]}'"
     )
@@ -44,30 +68,29 @@ def logged_model(
         store.client.delete_logged_model(left_over.model_id)
     if whole:
         return str(whole[0].model_id)
-    return _log(f"fill_mask_{student}", _fill_mask(export), tags)
+    return str(mlflow.pyfunc.log_model(name=name, tags=tags, **contents).model_id)
 
 
-def mend_upload(store: Store, model: str, version: int, export: Path) -> None:
-    """Upload a version's exported files again, if somebody has deleted some of MLflow's copy.
+def mend_upload(store: Store, model: str, version: int, contents: dict[str, Any]) -> None:
+    """Upload a version's exported files again, if MLflow's copy has lost some or parts of them.
 
     Args:
         store: the open store.
         model: the registered model.
         version: its number.
-        export: the exported folder that the version is of.
+        contents: what the version is of, from `fill_mask` or `classify`.
     """
     import mlflow
 
     # models:/<id of the copy>; the version's own model_id is empty in a local store.
     model_id = store.client.get_model_version(model, str(version)).source.rpartition("/")[2]
-    entries = [
-        entry.path.rpartition("/")[2]
+    sizes = {
+        entry.path.rpartition("/")[2]: entry.file_size
         for place in (None, "artifacts")
         for entry in store.client.list_logged_model_artifacts(model_id, place)
-    ]
-    contents = _fill_mask(export)
-    wanted = {"MLmodel", *(Path(path).name for path in contents["artifacts"].values())}
-    if wanted <= set(entries):
+    }
+    files = [Path(path) for path in contents["artifacts"].values()]
+    if sizes.get("MLmodel") and all(sizes.get(p.name) == p.stat().st_size for p in files):
         return
     log.warning("%s version %d has lost files: uploading it again", model, version)
     with tempfile.TemporaryDirectory() as folder:
@@ -75,7 +98,8 @@ def mend_upload(store: Store, model: str, version: int, export: Path) -> None:
         store.client.log_model_artifacts(model_id, str(Path(folder) / "model"))
 
 
-def _fill_mask(export: Path) -> dict[str, Any]:
+def fill_mask(export: Path) -> dict[str, Any]:
+    """Return what MLflow keeps of an exported student."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import Array, Object, Property
@@ -91,33 +115,14 @@ def _fill_mask(export: Path) -> dict[str, Any]:
     return _contents(FILL_MASK, export, signature, {"text": EXAMPLE})
 
 
-def log_model(
-    name: str,
-    code: Path,
-    export: Path,
-    signature: Any,
-    example: dict[str, str],
-    tags: dict[str, str],
-) -> str:
-    """Upload an exported folder with the code that serves it; return the id of MLflow's copy.
+def classify(export: Path) -> dict[str, Any]:
+    """Return what MLflow keeps of an exported classifier."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
 
-    Call it inside a run.
-
-    Args:
-        name: what MLflow calls the copy.
-        code: the file that serves it.
-        export: the exported folder: both graphs, tokenizer.json and config.json.
-        signature: an mlflow.models.ModelSignature.
-        example: a row that the model answers; promotion tries it (admission.py).
-        tags: of the copy.
-    """
-    return _log(name, _contents(code, export, signature, example), tags)
-
-
-def _log(name: str, contents: dict[str, Any], tags: dict[str, str]) -> str:
-    import mlflow
-
-    return str(mlflow.pyfunc.log_model(name=name, tags=tags, **contents).model_id)
+    text = [ColSpec("string", "text"), ColSpec("string", "text_pair", required=False)]
+    signature = ModelSignature(inputs=Schema(text))
+    return _contents(CLASSIFY, export, signature, PAIR)
 
 
 def _contents(code: Path, export: Path, signature: Any, example: dict[str, str]) -> dict[str, Any]:

@@ -79,10 +79,19 @@ def get_version(store: Store, model: str, version: int) -> Version:
     try:
         return _version(store.client.get_model_version(model, str(version)))
     except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        known = ", ".join(map(str, numbers(store, model))) or "none"
         raise DistilleryError(
             f"model {model} has no version {version} in {without_secret(store.tracking_uri)}; "
-            "the numbers that exist: python -m stages.registry.promotion status"
+            f"the numbers that exist: {known}"
         ) from error
+
+
+def numbers(store: Store, model: str) -> list[int]:
+    """Return the numbers of a model's versions, those that were deleted left out."""
+    found = store.client.search_model_versions(f"name = '{model}'")
+    return sorted(int(entry.version) for entry in found)
 
 
 def aliases(store: Store, model: str) -> dict[str, int]:

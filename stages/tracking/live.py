@@ -104,6 +104,8 @@ class LiveCurve:
                     run.end(closing)
             # Whatever a store may come up with, training is worth more than its picture.
             except Exception as error:
+                # Part of a batch may have arrived: look again what is there.
+                run = None
                 if not warned:
                     log.warning(
                         "no live curve in MLflow (%s); training goes on, and the whole curve is "
