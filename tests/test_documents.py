@@ -2,13 +2,16 @@
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from stages.corpus.ahead import in_order
 from stages.corpus.documents import read_source
 from stages.corpus.records import Drops, Tally, read_documents
 from stages.corpus.sources import KINDS, docstrings, hub, reader_of
@@ -219,3 +222,11 @@ def test_a_copy_that_is_not_there_is_named(tmp_path):
     hub_copy(tmp_path, "other/data", "plain", [{"body": "Text."}])
     with pytest.raises(DataError, match=r"data \(plain\) has no column 'text', only \['body'\]"):
         next(hub.stream(str(tmp_path / "other/data"), "plain", ["body", "text"]))
+
+
+def test_every_worker_has_work_while_the_first_result_is_waited_for():
+    # No call returns before all eight are under way.
+    barrier = Barrier(8, timeout=10)
+    calls = [(barrier.wait, ())] * 8
+    with ThreadPoolExecutor(8) as executor:
+        assert sorted(in_order(executor, 8, calls)) == list(range(8))

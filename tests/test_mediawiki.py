@@ -182,6 +182,22 @@ def test_a_dump_cut_in_the_middle_gives_what_came_before(read, pack):
     assert f"what comes after page 'Title {len(found) - 1}' was not read" in warning
 
 
+def test_a_dump_cut_between_two_pages_is_told_from_a_whole_one(read, tmp_path, monkeypatch):
+    whole = dump_of(page(1), page(2), page(3))
+    found, tally = read(whole[: whole.index(b"<page>", whole.index(b"Title 2"))])
+    assert [document.id for document in found] == ["wiki:1", "wiki:2"]
+    (warning,) = tally.warnings
+    assert re.search(r"dump\.xml: it is cut off after byte \d+ of its text, between two", warning)
+    # A multistream dump and its index, both of which end with a stream.
+    monkeypatch.setattr(dump, "STREAMS_PER_RANGE", 2)
+    content = multistream(tmp_path, [page(i) for i in range(40)])
+    _, _, last = dump.ranges(tmp_path / "dump-multistream.xml.bz2")
+    found, tally = read(content[: last.start], "dump-multistream.xml.bz2")
+    assert len(found) < 40
+    assert "was read without its index" in tally.warnings[0]
+    assert "between two pages" in tally.warnings[1]
+
+
 def test_a_damaged_block_of_bz2_is_not_text(read):
     content = bytearray(bz2.compress(dump_of(*LONG_PAGES)))
     middle = len(content) // 2
@@ -279,12 +295,17 @@ def test_damage_in_a_multistream_dump_costs_its_streams_alone(read, tmp_path, mo
     assert "was not read up to the next sound stream" in tally.warnings[0]
 
 
-def test_an_index_of_another_file_is_not_believed(read, tmp_path):
+def test_an_index_of_another_file_is_not_believed(read, tmp_path, monkeypatch):
     content = multistream(tmp_path, [page(i) for i in range(25)])
     (tmp_path / "dump-multistream-index.txt.bz2").write_bytes(bz2.compress(b"77:1:Title\n"))
     found, tally = read(content, "dump-multistream.xml.bz2")
     assert len(found) == 25
     assert "names byte 77, where no bz2 stream begins" in tally.warnings[0]
+    monkeypatch.setattr(dump, "MAX_RANGE_BYTES", 100)
+    (tmp_path / "dump-multistream-index.txt.bz2").write_bytes(b"")
+    found, tally = read(content, "dump-multistream.xml.bz2")
+    assert len(found) == 25
+    assert f"names no stream from byte 0 to {len(content)}" in tally.warnings[0]
 
 
 def test_memory_does_not_grow_with_the_dump(read):

@@ -263,7 +263,7 @@ def _clean(
         on_disk.open("wb") as file,
     ):
         done = (
-            in_order(executor, calls)
+            in_order(executor, num_workers, calls)
             if executor
             else (function(*arguments) for function, arguments in calls)
         )

@@ -37,9 +37,12 @@ def documents(
     num_characters = dict.fromkeys(settings.packages, 0)
     seen: set[str] = set()
     titles: Counter[str] = Counter()
-    with processes(os.cpu_count() or 1) as executor:
+    num_workers = os.cpu_count() or 1
+    with processes(num_workers) as executor:
         unread = {
-            package: in_order(executor, ((docstrings_of, module) for module in _modules(package)))
+            package: in_order(
+                executor, num_workers, ((docstrings_of, module) for module in _modules(package))
+            )
             for package in settings.packages
         }
         while unread and sum(num_characters.values()) < budget:

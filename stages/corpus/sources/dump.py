@@ -25,6 +25,9 @@ FREE_BYTES = 64 << 20
 STREAMS_PER_RANGE = 16
 """Streams of a multistream file that are read in one go: 1,600 pages."""
 
+MAX_RANGE_BYTES = 64 << 20
+"""Of a multistream file. An index that leaves more than this between two streams is cut off."""
+
 _INDEX_NAME = (re.compile(r"multistream(\d*)\.xml(.*)\.bz2$"), r"multistream-index\1.txt\2.bz2")
 
 
@@ -59,7 +62,7 @@ def ranges(path: Path) -> list[Range]:
     """Return the parts of a multistream file that its index beside it names; none without one.
 
     Raises:
-        Damage: the index does not belong to the file.
+        Damage: the index does not belong to the file, or not to all of it.
     """
     pattern, replacement = _INDEX_NAME
     index = path.with_name(pattern.sub(replacement, path.name))
@@ -84,7 +87,11 @@ def ranges(path: Path) -> list[Range]:
         size = file.seek(0, 2)
     # The first stream is the head of the file, and the last one its end.
     borders = [*starts[::STREAMS_PER_RANGE], size]
-    return [Range(path, *pair) for pair in pairwise(borders)]
+    found = [Range(path, *pair) for pair in pairwise(borders)]
+    for part in found:
+        if part.end - part.start > MAX_RANGE_BYTES:
+            raise Damage(f"{index} names no stream from byte {part.start} to {part.end}")
+    return found
 
 
 def chunks(path: Path, start: int = 0, end: int | None = None) -> Iterator[bytes]:
@@ -141,13 +148,14 @@ def _at(position: int, produced: int, what: str) -> str:
     return f"at byte {position} of the file (byte {produced} of its text) {what}"
 
 
-def pages(text: Iterable[bytes]) -> Iterator[bytes]:
+def pages(text: Iterable[bytes], is_end: bool = True) -> Iterator[bytes]:
     """Yield the raw XML of page after page, `<page>` to `</page>`.
 
     A page that never ends, because another begins, is given as far as it goes.
 
     Raises:
-        Damage: the rest cannot be read, or a page is cut off at the end.
+        Damage: the rest cannot be read, a page is cut off at the end, or nothing closes the dump
+            where its end is meant to be.
     """
     buffer = b""
     consumed = 0
@@ -172,3 +180,5 @@ def pages(text: Iterable[bytes]) -> Iterator[bytes]:
             )
     if b"<page>" in buffer:
         raise Damage(f"the page that begins at byte {consumed} of the text is cut off")
+    if is_end and b"</mediawiki>" not in buffer:
+        raise Damage(f"it is cut off after byte {consumed} of its text, between two pages")

@@ -48,9 +48,13 @@ def documents(
 
 
 def _articles(name: str, settings: MediawikiSource, tally: Tally) -> Iterator[Document]:
-    with processes(os.cpu_count() or 1) as executor:
-        for path in matching(name, settings, tally):
-            dump.check(path)
+    paths = matching(name, settings, tally)
+    for path in paths:
+        # All of them before any is read: a mistake shows at once, not after hours.
+        dump.check(path)
+    num_workers = os.cpu_count() or 1
+    with processes(num_workers) as executor:
+        for path in paths:
             try:
                 ranges = dump.ranges(path)
             except dump.Damage as damage:
@@ -63,7 +67,7 @@ def _articles(name: str, settings: MediawikiSource, tally: Tally) -> Iterator[Do
                 batches = _batches(dump.chunks(path))
                 work = ((_read_batch, (name, settings, batch)) for batch in batches)
             last = "the beginning"
-            for batch in in_order(executor, work):
+            for batch in in_order(executor, num_workers, work):
                 for document, counted in batch.read:
                     for message in counted.warnings:
                         log.warning("%s: %s", path, message)
@@ -78,11 +82,16 @@ def _articles(name: str, settings: MediawikiSource, tally: Tally) -> Iterator[Do
                     )
 
 
-def _batches(text: Iterable[bytes]) -> Iterator[Batch]:
-    """Yield pages in batches of about one size; the last one says what ended them."""
+def _batches(text: Iterable[bytes], is_end: bool = True) -> Iterator[Batch]:
+    """Yield pages in batches of about one size; the last one says what ended them.
+
+    Args:
+        text: of a dump, or of a part of one.
+        is_end: whether the dump ends with it.
+    """
     batch, num_bytes = Batch(), 0
     try:
-        for page in dump.pages(text):
+        for page in dump.pages(text, is_end):
             batch.pages.append(page)
             num_bytes += len(page)
             if num_bytes >= BATCH_BYTES:
@@ -96,7 +105,8 @@ def _batches(text: Iterable[bytes]) -> Iterator[Batch]:
 def _read_range(name: str, settings: MediawikiSource, part: dump.Range) -> Batch:
     """Return what a part of a multistream file holds."""
     read = Batch()
-    for batch in _batches(dump.chunks(part.path, part.start, part.end)):
+    is_end = part.end == part.path.stat().st_size
+    for batch in _batches(dump.chunks(part.path, part.start, part.end), is_end):
         read.read += _read_batch(name, settings, batch).read
         read.damage = batch.damage
     return read
