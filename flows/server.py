@@ -85,13 +85,13 @@ def start_server(root: Path, port: int) -> Server:
     return Server(api_url, group, log)
 
 
-def wait_until_up(server: Server, timeout_seconds: float = START_SECONDS) -> None:
+def wait_until_up(server: Server) -> None:
     """Wait until a server answers.
 
     Raises:
         DistilleryError: it ended, or did not answer in time; the message shows its log.
     """
-    deadline = time.monotonic() + timeout_seconds
+    deadline = time.monotonic() + START_SECONDS
     while not answers(server.api_url):
         if (code := server.group.command.poll()) is not None:
             raise DistilleryError(
@@ -100,7 +100,7 @@ def wait_until_up(server: Server, timeout_seconds: float = START_SECONDS) -> Non
             )
         if time.monotonic() > deadline:
             raise DistilleryError(
-                f"the Prefect server did not answer within {timeout_seconds:g} s at "
+                f"the Prefect server did not answer within {START_SECONDS:g} s at "
                 f"{server.api_url}. Is the machine very busy? Start one yourself (make ui) and try "
                 f"again. Its log ({server.log}) ends:\n{_tail(server.log)}"
             )

@@ -140,15 +140,10 @@ def test_derived_tasks_never_make_a_glue_average():
 
 
 def test_there_are_five_conventions():
-    assert [convention.id for convention in CONVENTIONS] == [
-        "macro9_dev",
-        "avg9_test",
-        "glue_official",
-        "macro8_dev",
-        "avg7",
-    ]
     # Nine columns where the name says so; MNLI twice in TinyBERT's.
-    assert [len(convention.columns) for convention in CONVENTIONS] == [9, 9, 9, 8, 7]
+    assert {name: len(columns) for name, columns in CONVENTIONS.items()} == {
+        "macro9_dev": 9, "avg9_test": 9, "glue_official": 9, "macro8_dev": 8, "avg7": 7
+    }  # fmt: skip
 
 
 def test_the_mean_of_tasks_is_plain():

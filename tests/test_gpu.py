@@ -143,9 +143,9 @@ def test_training_goes_as_on_a_cpu(precision: str, tolerance: float, compiled: b
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_no_step_waits_for_the_device(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
-    taken = loop._Run.step
+    taken = loop.Steps.step
 
-    def watched(self: loop._Run, step: int, batch: dict[str, Tensor]) -> None:
+    def watched(self: loop.Steps, step: int, batch: dict[str, Tensor]) -> None:
         # The first steps load libraries.
         torch.cuda.set_sync_debug_mode("error" if step > 1 else "default")
         try:
@@ -153,5 +153,5 @@ def test_no_step_waits_for_the_device(monkeypatch: pytest.MonkeyPatch, precision
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(loop._Run, "step", watched)
+    monkeypatch.setattr(loop.Steps, "step", watched)
     trained(GPU, precision, dropout=0.1)

@@ -299,7 +299,7 @@ def test_stopped_in_any_phase_it_ends_with_the_identical_student(
     given = recipe(*objectives, **more)
     teacher = ib_bert(num_hidden_layers=3) if more.get("architecture") == MOBILE else tiny_teacher()
     undisturbed = run(given, tmp_path / "whole", teacher)
-    real, done = loop._Run.step, []
+    real, done = loop.Steps.step, []
 
     def step(self, *args):
         real(self, *args)
@@ -308,7 +308,7 @@ def test_stopped_in_any_phase_it_ends_with_the_identical_student(
             raise Interrupted("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "step", step)
+        patch.setattr(loop.Steps, "step", step)
         with pytest.raises(Interrupted):
             run(given, tmp_path / "broken", teacher)
     resumed = run(given, tmp_path / "broken", teacher)

@@ -15,7 +15,9 @@ from pathlib import Path
 
 from stages.command import log, parser_for, run
 from stages.corpus.reading import Sequences, open_split
+from stages.distillation.phase_loss import PhaseLoss
 from stages.distillation.phases import (
+    Stretch,
     batches_of,
     hold_unreached,
     phase_losses,
@@ -24,7 +26,7 @@ from stages.distillation.phases import (
 )
 from stages.errors import SettingsError
 from stages.files import make_lasting, scratch, sha256_of, write_json
-from stages.params import TEACHER, Params, Successor, load
+from stages.params import TEACHER, Distill, Params, Recipe, Successor, load
 from stages.students.building import build
 from stages.students.heads import num_parameters
 from stages.teacher.models import open_teacher, save_model
@@ -44,19 +46,8 @@ from stages.training.work import work_per_token
 
 def distill(arguments: argparse.Namespace, params: Params, processes: Processes) -> None:
     """Train the student named on the command line and write what it became."""
-    if arguments.student not in params.recipes:
-        raise SettingsError(
-            f"--student {arguments.student}: params.yaml has {', '.join(params.recipes)}"
-        )
+    folders = folders_read(arguments, params)
     recipe, settings = params.recipes[arguments.student], params.distill
-    folders = {TEACHER: arguments.teacher}
-    folders |= {
-        name: arguments.teacher / name for name in params.teacher.others if name in recipe.taught_by
-    }
-    if isinstance(recipe, Successor):
-        if arguments.after is None:
-            raise SettingsError(f"--after: {arguments.student} needs the folder of {recipe.after}")
-        folders[recipe.after] = arguments.after
     sequences = open_split(arguments.shards, "train", verify=processes.is_first_here)
     models = {name: open_teacher(path).to(processes.device) for name, path in folders.items()}
     for model in models.values():
@@ -150,11 +141,48 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
     if not processes.is_first:
         return
     num_sequences = sum(s.num_steps * s.schedule.batch_sequences for s in plan)
-    report |= outcome.cost(num_sequences * length) | {
+    report |= outcome.cost(num_sequences * length) | described(recipe, settings, plan, losses)
+    report |= {
         "student": arguments.student,
         "training": training.fingerprint,
         "num_parameters": num_parameters(student),
         "num_layers": student.config.num_hidden_layers,
+        "heldout": measured(),
+    }
+    save_model(student, arguments.teacher, arguments.out)
+    report["model_sha256"] = sha256_of(arguments.out / "model.safetensors")
+    write_curve(arguments.curve, outcome.curve)
+    write_json(arguments.report, report)
+    shutil.rmtree(workspace)
+
+
+def folders_read(arguments: argparse.Namespace, params: Params) -> dict[str, Path]:
+    """Return the folders of the models that a student needs, by their names.
+
+    Raises:
+        SettingsError: there is no such student, or it comes after another whose folder is missing.
+    """
+    if arguments.student not in params.recipes:
+        raise SettingsError(
+            f"--student {arguments.student}: params.yaml has {', '.join(params.recipes)}"
+        )
+    recipe = params.recipes[arguments.student]
+    folders = {TEACHER: arguments.teacher}
+    folders |= {
+        name: arguments.teacher / name for name in params.teacher.others if name in recipe.taught_by
+    }
+    if isinstance(recipe, Successor):
+        if arguments.after is None:
+            raise SettingsError(f"--after: {arguments.student} needs the folder of {recipe.after}")
+        folders[recipe.after] = arguments.after
+    return folders
+
+
+def described(
+    recipe: Recipe, settings: Distill, plan: list[Stretch], losses: list[PhaseLoss]
+) -> dict[str, object]:
+    """Return what a report says of how its student was made."""
+    return {
         "batch_sequences": plan[-1].schedule.batch_sequences if plan else 0,
         "temperature": settings.temperature,
         "positions": settings.positions,
@@ -168,13 +196,7 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
         "initialise": recipe.initialise.kind,
         "taught_by": recipe.taught_by,
         "after": getattr(recipe, "after", None),
-        "heldout": measured(),
     }
-    save_model(student, arguments.teacher, arguments.out)
-    report["model_sha256"] = sha256_of(arguments.out / "model.safetensors")
-    write_curve(arguments.curve, outcome.curve)
-    write_json(arguments.report, report)
-    shutil.rmtree(workspace)
 
 
 def following(

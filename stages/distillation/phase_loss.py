@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class PhaseLoss(nn.Module):
-    """The weighted sum of a phase's objectives (`stages.training.loop.Objective`)."""
+    """The weighted sum of a phase's objectives (`stages.training.steps.Objective`)."""
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ from stages.params import Distill, Masking, Phase, Recipe, Schedule
 from stages.students.heads import MaskedLM
 from stages.training.batches import Batch, MaskedBatches
 from stages.training.frozen_teacher import FrozenTeacher
-from stages.training.loop import Objective
+from stages.training.steps import Objective
 
 LOWER_LAYERS_RATE = 0.1
 """Learning rate of the layers below the one that is taught, relative to it."""

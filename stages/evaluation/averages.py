@@ -8,19 +8,9 @@ or the test split follows from the metrics given.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 TaskMetrics = Mapping[str, Mapping[str, float]]
 """Metrics by task, on their raw scale, keyed as in reports: {"mrpc": {"f1": 0.9, ...}}."""
-
-
-@dataclass(frozen=True, slots=True)
-class Convention:
-    """One way to average: columns of equal weight, each the mean of some metrics of one task."""
-
-    id: str
-    used_by: str
-    columns: tuple[tuple[str, tuple[str, ...]], ...]
 
 
 ACCURACY = ("accuracy",)
@@ -39,57 +29,51 @@ _MACRO8 = (
     ("stsb", CORRELATIONS),
 )
 
-CONVENTIONS: tuple[Convention, ...] = (
-    Convention("macro9_dev", "DistilBERT", (*_MACRO8, ("wnli", ACCURACY))),
-    Convention(
-        "avg9_test",
-        "TinyBERT",
-        (
-            ("mnli", ACCURACY),
-            ("mnli", ("accuracy_mismatched",)),
-            ("qqp", ("f1",)),
-            ("qnli", ACCURACY),
-            ("sst2", ACCURACY),
-            ("cola", ("mcc",)),
-            ("stsb", ("spearman",)),
-            ("mrpc", ("f1",)),
-            ("rte", ACCURACY),
-        ),
+CONVENTIONS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
+    # DistilBERT
+    "macro9_dev": (*_MACRO8, ("wnli", ACCURACY)),
+    # TinyBERT
+    "avg9_test": (
+        ("mnli", ACCURACY),
+        ("mnli", ("accuracy_mismatched",)),
+        ("qqp", ("f1",)),
+        ("qnli", ACCURACY),
+        ("sst2", ACCURACY),
+        ("cola", ("mcc",)),
+        ("stsb", ("spearman",)),
+        ("mrpc", ("f1",)),
+        ("rte", ACCURACY),
     ),
-    Convention(
-        "glue_official",
-        "the GLUE leaderboard, MobileBERT",
-        (
-            *(column for column in _MACRO8 if column[0] != "mnli"),
-            ("mnli", MATCHED_AND_MISMATCHED),
-            ("wnli", ACCURACY),
-        ),
+    # the GLUE leaderboard, MobileBERT
+    "glue_official": (
+        *(column for column in _MACRO8 if column[0] != "mnli"),
+        ("mnli", MATCHED_AND_MISMATCHED),
+        ("wnli", ACCURACY),
     ),
-    Convention("macro8_dev", "RoBERTa, DistilRoBERTa, MosaicBERT", _MACRO8),
-    Convention(
-        "avg7",
-        "MiniLM, XtremeDistil",
-        (
-            ("squad2", ("f1",)),
-            ("mnli", ACCURACY),
-            ("sst2", ACCURACY),
-            ("qnli", ACCURACY),
-            ("rte", ACCURACY),
-            ("mrpc", ACCURACY),
-            ("qqp", ACCURACY),
-        ),
+    # RoBERTa, DistilRoBERTa, MosaicBERT
+    "macro8_dev": _MACRO8,
+    # MiniLM, XtremeDistil
+    "avg7": (
+        ("squad2", ("f1",)),
+        ("mnli", ACCURACY),
+        ("sst2", ACCURACY),
+        ("qnli", ACCURACY),
+        ("rte", ACCURACY),
+        ("mrpc", ACCURACY),
+        ("qqp", ACCURACY),
     ),
-)
+}
+"""Columns of equal weight, each the mean of some metrics of one task."""
 
 
 def averages(task_metrics: TaskMetrics) -> dict[str, float]:
     """Return the averages, 0 to 100, of those conventions whose every metric is there."""
     found = {}
-    for convention in CONVENTIONS:
-        columns = [_column(task_metrics, task, metrics) for task, metrics in convention.columns]
+    for convention, of in CONVENTIONS.items():
+        columns = [_column(task_metrics, task, metrics) for task, metrics in of]
         present = [column for column in columns if column is not None]
         if len(present) == len(columns):
-            found[convention.id] = 100 * sum(present) / len(present)
+            found[convention] = 100 * sum(present) / len(present)
     return found
 
 

@@ -26,9 +26,10 @@ from stages.evaluation.task_models import Split, answers, objective, open_model,
 from stages.files import atomic_output, read_json, scratch, sha256_of, sha256_of_tree, write_json
 from stages.params import FineTune, Launch, Params, Schedule, TaskPhase, load
 from stages.teacher.models import save_model
-from stages.training.loop import Objective, train
+from stages.training.loop import train
 from stages.training.processes import Processes, joined_processes
 from stages.training.spending import Outcome
+from stages.training.steps import Objective
 
 
 def alone(processes: Processes) -> None:

@@ -22,7 +22,7 @@ from stages.training.batches import Batch
 
 
 class TaskDistillation(nn.Module):
-    """A student's classifier and one phase's loss (`stages.training.loop.Objective`)."""
+    """A student's classifier and one phase's loss (`stages.training.steps.Objective`)."""
 
     def __init__(
         self,

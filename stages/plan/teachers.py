@@ -6,7 +6,7 @@ from transformers import AutoConfig, BertConfig, PretrainedConfig
 
 from stages.errors import SettingsError
 from stages.params import Params
-from stages.students.ib_bert import IBBertConfig
+from stages.students.ib_bert import ib_bert_config
 
 KNOWN: dict[str, PretrainedConfig] = {
     "google-bert/bert-base-uncased": BertConfig(),
@@ -26,14 +26,7 @@ def teacher_config(params: Params, folder: Path | None) -> PretrainedConfig:
     source = params.teacher.source
     name = ""
     if source.kind == "ib_bert":
-        return IBBertConfig(
-            num_hidden_layers=source.num_layers,
-            hidden_size=source.width,
-            intra_bottleneck_size=source.bottleneck,
-            intermediate_size=source.inner,
-            embedding_size=source.embedding,
-            num_attention_heads=source.num_heads,
-        )
+        return ib_bert_config(source)
     if source.kind == "folder":
         folder = folder or Path(source.path)
     else:

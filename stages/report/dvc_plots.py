@@ -35,19 +35,18 @@ PAGE = """<!doctype html>
 """
 
 
-def make_template(template: Path = TEMPLATE) -> None:
+def make_template() -> None:
     """Write the page template, unless it is there, and make it DVC's own."""
-    if not template.parent.parent.is_dir():
+    if not Path(".dvc").is_dir():
         raise DataError("there is no .dvc folder here; run it at the root of the project")
-    if not template.is_file():
+    if not TEMPLATE.is_file():
         # Imported here: it is 80 MB, and nothing else needs it.
         import vl_convert
 
         vega = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-        write_text(template, PAGE.replace("VEGA", vega))
+        write_text(TEMPLATE, PAGE.replace("VEGA", vega))
     # A path in DVC's configuration is taken from the .dvc folder.
-    path = template.relative_to(template.parent.parent).as_posix()
-    _dvc("config", "--local", "plots.html_template", path)
+    _dvc("config", "--local", "plots.html_template", TEMPLATE.relative_to(".dvc").as_posix())
 
 
 def show(out: Path) -> None:

@@ -16,7 +16,7 @@ from stages.files import read_json
 from stages.params import TEACHER
 
 Json = Mapping[str, Any]
-NOT_LOSSES = {"step", "learning_rate", "tokens_per_second", "mfu", "grad_norm"}
+NOT_LOSSES = {"step", "learning_rate"}
 """Columns of a training curve that are measured beside the losses."""
 
 

@@ -273,8 +273,7 @@ def costs(reports: Reports) -> list[Cost]:
 
 def num_judged(reports: Reports, task: str) -> int:
     """Return the examples a task is scored on, in its headline split."""
-    counted = reports.finetune[TEACHER][task]["num_validation"]
-    return int(next(iter(counted.values())) if isinstance(counted, dict) else counted)
+    return int(next(iter(reports.finetune[TEACHER][task]["num_validation"].values())))
 
 
 def glue_retention(summary: Json, model: str) -> float | None:

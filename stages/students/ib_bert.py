@@ -7,6 +7,8 @@ training of this teacher were ever released. Importing this module makes transfo
 know it, in this process and nowhere else: a teacher is scored and timed, never exported.
 """
 
+from typing import TYPE_CHECKING
+
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -18,6 +20,9 @@ from transformers import (
     MobileBertForSequenceClassification,
     MobileBertModel,
 )
+
+if TYPE_CHECKING:
+    from stages.params import IBBertTeacher
 
 
 class IBBertConfig(MobileBertConfig):
@@ -33,6 +38,19 @@ class IBBertConfig(MobileBertConfig):
     num_feedforward_networks: int = 1
     normalization_type: str = "layer_norm"
     classifier_activation: bool = False
+
+
+def ib_bert_config(source: "IBBertTeacher", **more: int) -> IBBertConfig:
+    """Return the configuration of a teacher in params.yaml; `more` is what that leaves open."""
+    return IBBertConfig(
+        num_hidden_layers=source.num_layers,
+        hidden_size=source.width,
+        intra_bottleneck_size=source.bottleneck,
+        intermediate_size=source.inner,
+        embedding_size=source.embedding,
+        num_attention_heads=source.num_heads,
+        **more,
+    )
 
 
 class IBBertModel(MobileBertModel):

@@ -118,23 +118,12 @@ def _make_ib_bert(source: IBBertTeacher, target: Path, seed: int) -> None:
     """Replace the model in a folder by an IB-BERT of the same vocabulary."""
     import torch
 
-    from stages.students.ib_bert import IBBertConfig, IBBertForMaskedLM
+    from stages.students.ib_bert import IBBertForMaskedLM, ib_bert_config
 
     given = read_json(target / "config.json")
+    same = ("vocab_size", "pad_token_id", "max_position_embeddings")
     torch.manual_seed(seed)
-    model = IBBertForMaskedLM(
-        IBBertConfig(
-            vocab_size=given["vocab_size"],
-            pad_token_id=given["pad_token_id"],
-            max_position_embeddings=given["max_position_embeddings"],
-            num_hidden_layers=source.num_layers,
-            hidden_size=source.width,
-            intra_bottleneck_size=source.bottleneck,
-            intermediate_size=source.inner,
-            embedding_size=source.embedding,
-            num_attention_heads=source.num_heads,
-        )
-    )
+    model = IBBertForMaskedLM(ib_bert_config(source, **{name: given[name] for name in same}))
     model.save_pretrained(target)
 
 

@@ -63,8 +63,9 @@ def processor_name() -> str:
     return found[1].strip() if found else platform.processor() or platform.machine()
 
 
-def matmul_rate(seconds: float = 0.2, size: int = 1024) -> float:
+def matmul_rate(seconds: float = 0.2) -> float:
     """Return the operations a second of float32 matrix products on the CPU: the best of several."""
+    size = 1024
     a, b, out = (torch.ones(size, size) for _ in range(3))
     best, end = 0.0, time.perf_counter() + seconds
     torch.mm(a, b, out=out)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class TripleLoss(nn.Module):
-    """A student and its loss, as the loop wants it (`stages.training.loop.Objective`)."""
+    """A student and its loss, as the loop wants it (`stages.training.steps.Objective`)."""
 
     def __init__(
         self,
