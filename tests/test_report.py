@@ -96,6 +96,8 @@ def test_every_number_of_the_summary_is_on_the_page_as_it_is(reports: Path) -> N
             assert value == score["median"]
             assert written == fixed(score["median"])
             assert spread(score["min"], score["max"]) in text
+            for name, metric in score["metrics"].items():
+                assert shown[f"models.{model}.tasks.{task}.metrics.{name}"][0] == metric
         for convention, value in numbers["average"].items():
             assert shown[f"models.{model}.average.{convention}"][0] == value
     assert shown["models.distilbert.retention"][1] == percent(92.5)
@@ -255,6 +257,32 @@ def test_selected_settings_are_said_to_be(reports: Path) -> None:
     assert "on these very examples" not in page_of(reports)[0]
     change(reports / "finetune" / "distilbert" / "package.json", selected_from=[{}, {}, {}])
     assert "the best, on these very examples, of 3 settings for distilbert" in page_of(reports)[0]
+
+
+def test_a_task_is_said_to_be_scored_by_what_its_score_is_of(reports: Path) -> None:
+    report = json.loads((reports / "finetune" / "teacher" / "package.json").read_text())
+    metrics = report["metrics"] | {"accuracy_mismatched": report["metrics"]["accuracy"]}
+    change(reports / "finetune" / "teacher" / "package.json", metrics=metrics)
+    text, _ = page_of(reports)
+    assert "<small>accuracy, learned from 600 examples" in text
+    assert ">accuracy mismatched</td>" in text
+
+
+def test_what_is_not_one_sequence_or_as_many_steps_is_not_said_to_be(reports: Path) -> None:
+    text, _ = page_of(reports)
+    for words in ("Speed-up on one sequence", "one sequence of 128 tokens", "for as many steps"):
+        assert words in text
+    speed = json.loads((reports / "speed.json").read_text())
+    for model in speed["models"].values():
+        del model["latency_ms"]["1"]
+    for ratio in speed["ratios"].values():
+        del ratio["speedup"]["1"]
+    put(reports / "speed.json", speed)
+    change(reports / "students" / "mlm_only.json", num_steps=50)
+    text, _ = page_of(reports)
+    assert "Speed-up on 16 sequences" in text
+    assert "16 sequences of 128 tokens" in text
+    assert "for as many steps" not in text
 
 
 def test_derived_tasks_are_said_not_to_be_glue(reports: Path) -> None:

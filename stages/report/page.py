@@ -78,6 +78,7 @@ def render(reports: Reports, summary: Json, teacher_name: str, links: Links, ori
         between=partial(between, summary),
         spread=wording.spread,
         num_tokens=corpus.num_tokens(reports),
+        at_once=sections.at_once(reports),
         larger_batches=partial(sections.larger_batches, reports),
         task_size=partial(sections.num_judged, reports),
     )

@@ -169,7 +169,7 @@ class _Box:
 def _free_label(
     text: str, place: tuple[float, float], taken: Sequence[_Box], edges: tuple[float, float]
 ) -> tuple[Markup, _Box]:
-    """Return a label beside its point where it covers nothing, right of it if there is no place."""
+    """Return a label beside its point where it covers nothing, or at least is not cut."""
     width, height = 7.4 * len(text), 14.0
     x, y = place
     # How the text is anchored, where, and how far left of that its box begins.
@@ -181,14 +181,13 @@ def _free_label(
         at, back = anchors[anchor]
         label = tag("text", text, x=at, y=line + 4, text_anchor=anchor, class_="label")
         choices.append((label, _Box(at - back, line - 7, width, height)))
-    free = [
+    whole = [
         choice
         for choice in choices
-        if choice[1].left >= edges[0]
-        and choice[1].left + width <= edges[1]
-        and not any(choice[1].meets(other) for other in taken)
+        if choice[1].left >= edges[0] and choice[1].left + width <= edges[1]
     ]
-    return (free or choices)[0]
+    free = [choice for choice in whole if not any(choice[1].meets(other) for other in taken)]
+    return (free or whole or choices)[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,6 +139,12 @@ def first_latency(reports: Reports, model: str) -> float:
     return float(latency[smallest_batch(latency)]["p50"])
 
 
+def at_once(reports: Reports) -> str:
+    """Return in words what the smallest batch that was timed holds."""
+    batch = smallest_batch(reports.speed["models"][TEACHER]["latency_ms"])
+    return "one sequence" if batch == "1" else f"{batch} sequences"
+
+
 def larger_batches(reports: Reports, student: str) -> list[tuple[str, float]]:
     """Return a student's speed-up at every batch but the smallest."""
     speedup = reports.speed["ratios"][student]["speedup"]
@@ -175,7 +181,7 @@ def scatters(
     speed = reports.speed["models"]
     length = reports.speed["sequence_length"]
     costs = [
-        ("Time", f"one sequence of {length} tokens, median", "ms", first_latency),
+        ("Time", f"{at_once(reports)} of {length} tokens, median", "ms", first_latency),
         ("Size", "weights", "MB", lambda _, name: speed[name]["weights_megabytes"]),
         ("Work", "encoder, one sequence", "GFLOP", lambda _, name: speed[name]["encoder_gflops"]),
     ]
