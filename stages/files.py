@@ -52,6 +52,14 @@ def scratch(stage: str, *parts: Any) -> Path:
     return folder
 
 
+def discard(folder: Path) -> None:
+    """Remove a folder whose work is done; a kill meanwhile leaves nothing half under its name."""
+    gone = folder.with_name(f"{folder.name}.gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    folder.rename(gone)
+    shutil.rmtree(gone)
+
+
 def make_lasting(folder: Path) -> None:
     """Make a folder, with its parents, that is still there after a power cut."""
     if not folder.is_dir():

@@ -1,6 +1,7 @@
 """Fine-tuning learns what can be learnt, and repeats itself exactly."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -264,6 +265,46 @@ def test_finished_seeds_are_kept_when_the_stage_is_killed(
         model, task, settings(num_epochs=1), ALONE, tmp_path / "report.json", tmp_path / "p.parquet"
     )
     assert report["metrics"]["mcc"]["values"][0] == 0.123
+
+
+def test_a_kill_while_the_workspace_is_removed_leaves_nothing_half(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    task, remove = write_task(tmp_path / "task"), shutil.rmtree
+
+    def tune() -> None:
+        finetune(
+            model, task, settings(num_epochs=1), ALONE, tmp_path / "r.json", tmp_path / "p.parquet"
+        )
+
+    def dies(folder: Path, **options: bool) -> None:
+        for answers in folder.glob("seed-1.parquet"):
+            answers.unlink()
+            raise KeyboardInterrupt
+        remove(folder, **options)
+
+    with monkeypatch.context() as killed:
+        killed.setattr(shutil, "rmtree", dies)
+        with pytest.raises(KeyboardInterrupt):
+            tune()
+    tune()
+    assert not list((tmp_path / ".scratch").iterdir())
+
+
+def test_another_tokenizer_beside_the_same_weights_is_other_work(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    task = write_task(tmp_path / "task")
+    for _ in range(2):
+        with pytest.raises(OSError, match="task.json"):
+            finetune(
+                model, task, settings(num_epochs=1), ALONE, task / "task.json/r", tmp_path / "p"
+            )
+        with (model / "tokenizer.json").open("a") as tokenizer:
+            tokenizer.write("\n")
+    assert len(list((tmp_path / ".scratch").iterdir())) == 2
 
 
 def test_batches_hold_every_example_once_an_epoch(model: Path, tmp_path: Path) -> None:

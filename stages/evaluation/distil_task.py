@@ -22,7 +22,7 @@ from stages.evaluation.metrics import headline
 from stages.evaluation.task_models import Split, answers, open_model, read_split, scored
 from stages.evaluation.task_student import distil_once, lesson
 from stages.evaluation.task_teacher import check_tokenizers, open_tuned
-from stages.files import atomic_output, read_json, scratch, sha256_of, sha256_of_tree, write_json
+from stages.files import atomic_output, discard, read_json, scratch, sha256_of_tree, write_json
 from stages.params import Params, load
 from stages.teacher.models import save_model
 from stages.training.processes import Processes, joined_processes
@@ -79,8 +79,7 @@ def distil_task(
         tuning.model_dump(mode="json"),
         # That of the text, and of the teacher.
         (params.seed, seeds[0]),
-        *(sha256_of(folder / "model.safetensors") for folder in (*teachers, student_folder)),
-        sha256_of_tree(task_folder),
+        *map(sha256_of_tree, (*teachers, student_folder, task_folder)),
     )
     tokenizer = student_folder / "tokenizer.json"
 
@@ -152,7 +151,7 @@ def distil_task(
         with atomic_output(out) as folder:
             shutil.copytree(workspace / f"student-{median_seed(report)}", folder)
     write_json(report_file, report)
-    shutil.rmtree(workspace)
+    discard(workspace)
     return report
 
 

@@ -23,7 +23,7 @@ from stages.evaluation.examples import ShuffledBatches
 from stages.evaluation.metrics import headline
 from stages.evaluation.predictions import table_of, write_predictions
 from stages.evaluation.task_models import Split, answers, objective, open_model, read_split, scored
-from stages.files import atomic_output, read_json, scratch, sha256_of, sha256_of_tree, write_json
+from stages.files import atomic_output, discard, read_json, scratch, sha256_of_tree, write_json
 from stages.params import FineTune, Launch, Params, Schedule, TaskPhase, load
 from stages.teacher.models import save_model
 from stages.training.loop import train
@@ -175,7 +175,7 @@ def finetune(
         split: read_split(task_folder, task, split, tokenizer, common, None)
         for split in task["test_splits"]
     }
-    sources = sha256_of(model_folder / "model.safetensors"), sha256_of_tree(task_folder)
+    sources = sha256_of_tree(model_folder), sha256_of_tree(task_folder)
     tried: list[dict[str, Any]] = []
     workspaces: list[Path] = []
     for settings in choices:
@@ -231,7 +231,7 @@ def finetune(
             shutil.copytree(workspaces[best] / "encoder", folder)
     write_json(out, report)
     for workspace in workspaces:
-        shutil.rmtree(workspace)
+        discard(workspace)
     return report
 
 
