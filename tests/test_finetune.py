@@ -298,7 +298,7 @@ def test_another_tokenizer_beside_the_same_weights_is_other_work(
     monkeypatch.chdir(tmp_path)
     task = write_task(tmp_path / "task")
     for _ in range(2):
-        with pytest.raises(OSError, match="task.json"):
+        with pytest.raises(OSError, match=r"task\.json"):
             finetune(
                 model, task, settings(num_epochs=1), ALONE, task / "task.json/r", tmp_path / "p"
             )
