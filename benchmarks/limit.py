@@ -137,7 +137,4 @@ def _attention(
     )
     scores = torch.empty(sequences, length, length, dtype=dtype, device=device)
     out = torch.empty_like(query)
-    return [
-        partial(torch.bmm, query, key.mT, out=scores),
-        partial(torch.bmm, scores, key, out=out),
-    ]
+    return [partial(torch.bmm, query, key.mT, out=scores), partial(torch.bmm, scores, key, out=out)]

@@ -42,11 +42,7 @@ class Marks:
     """Batches of a turn, with the moment each was asked for."""
 
     def __init__(
-        self,
-        batches: Callable[[int], Batch],
-        first: int,
-        number: int,
-        clock: Callable[[], float],
+        self, batches: Callable[[int], Batch], first: int, number: int, clock: Callable[[], float]
     ) -> None:
         self.batches, self.first, self.number, self.clock = batches, first, number, clock
         self.moments: list[float] = []

@@ -28,13 +28,7 @@ from stages.report import report
 from stages.tracking.store import open_store
 from tests.asking import ask, deployments
 from tests.browser import Browser, browser_at
-from tests.registry_world import (
-    MODEL,
-    STUDENT,
-    other_student,
-    register_now,
-    write_world,
-)
+from tests.registry_world import MODEL, STUDENT, other_student, register_now, write_world
 from tests.report_world import write_reports
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -322,10 +316,7 @@ def main() -> None:
         folder = Path(name) / "project"
         folder.mkdir()
         make_world(folder)
-        os.environ |= {
-            "PREFECT_HOME": str(folder / ".prefect"),
-            "PYTHONPATH": str(folder),
-        }
+        os.environ |= {"PREFECT_HOME": str(folder / ".prefect"), "PYTHONPATH": str(folder)}
         worker = None
         with server.running_server(folder) as started:
             try:

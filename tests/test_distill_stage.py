@@ -188,11 +188,7 @@ RECIPE = {
                 {"kind": "patience", "weight": 10},
             ],
         },
-        {
-            "name": "transfer",
-            "progressive": True,
-            "objectives": [{"kind": "feature_maps"}],
-        },
+        {"name": "transfer", "progressive": True, "objectives": [{"kind": "feature_maps"}]},
     ],
     "scale_steps": 0.2,
 }

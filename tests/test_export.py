@@ -265,11 +265,7 @@ def test_a_nan_stays_whatever_comes_after_it():
     assert np.isnan(found.max_logit_difference)
     assert np.isnan(found.divergence)
     # JSON has no NaN: the report says that there is no number.
-    assert as_report(found) == {
-        "max_logit_difference": None,
-        "agreement": 1.0,
-        "divergence": None,
-    }
+    assert as_report(found) == {"max_logit_difference": None, "agreement": 1.0, "divergence": None}
 
 
 def quantised(exported: SimpleNamespace, path: Path, settings: Int8) -> onnx.GraphProto:

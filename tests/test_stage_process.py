@@ -99,9 +99,7 @@ def test_the_stage_runs_under_our_interpreter_and_with_its_share_of_the_machine(
     assert (root / "out.txt").read_text() == f"{sys.prefix} 3 5"
 
 
-def test_a_failure_carries_the_stages_exit_code_and_its_last_words(
-    tmp_path: Path,
-) -> None:
+def test_a_failure_carries_the_stages_exit_code_and_its_last_words(tmp_path: Path) -> None:
     result, _ = run(project(tmp_path, "import sys; print('bad rows: 7'); sys.exit(3)"))
     assert (result.outcome, result.exit_code) == ("failed", 3)
     assert "bad rows: 7" in result.last_lines
@@ -255,9 +253,7 @@ def test_the_group_ends_when_we_are_killed_outright(tmp_path: Path) -> None:
         "time.sleep(300)\n"
     )
     flow = subprocess.Popen(
-        [sys.executable, "-c", parent],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        [sys.executable, "-c", parent], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}
     )
     pid = int(wait_for(tmp_path / "pid"))
     flow.send_signal(signal.SIGKILL)

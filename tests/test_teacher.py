@@ -6,12 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    BertForSequenceClassification,
-    BertModel,
-)
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
 
 from stages.errors import TeacherError
 from stages.files import sha256_of

@@ -17,13 +17,7 @@ from stages.corpus.sources.bookcorpus import _pieces
 from stages.corpus.sources.chapters import Headings
 from stages.corpus.sources.wraps import layout_of, paragraphs
 from stages.errors import DataError
-from stages.params import (
-    BookcorpusSource,
-    BooksSource,
-    JsonlSource,
-    ParquetSource,
-    TextSource,
-)
+from stages.params import BookcorpusSource, BooksSource, JsonlSource, ParquetSource, TextSource
 
 SETTINGS = {
     "books": BooksSource,

@@ -339,9 +339,7 @@ def test_curve_that_a_kill_cuts_between_two_rows_goes_on_as_if_nothing_had_happe
     assert [row["step"] for row in undisturbed] == [2, 4, 6, 8, 10]
 
 
-def test_listener_hears_the_whole_curve_at_every_row_and_when_a_run_goes_on(
-    tmp_path: Path,
-) -> None:
+def test_listener_hears_the_whole_curve_at_every_row_and_when_a_run_goes_on(tmp_path: Path) -> None:
     heard: list[list[float]] = []
 
     def listener(curve: list[dict[str, float]]) -> None:

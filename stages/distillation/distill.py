@@ -60,9 +60,7 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
     if params.launch.compile:
         compile_layers(student)
     teacher = FrozenTeacher(
-        *taught_by,
-        narrow=settings.teacher_precision == "bfloat16",
-        compiled=params.launch.compile,
+        *taught_by, narrow=settings.teacher_precision == "bfloat16", compiled=params.launch.compile
     )
     plan = stretches(recipe, settings, sequences.num_sequences, student.config.num_hidden_layers)
     losses = phase_losses(plan, student, teacher, taught_by[0].config, settings, seed=params.seed)

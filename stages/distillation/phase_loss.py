@@ -49,10 +49,7 @@ class PhaseLoss(nn.Module):
         # A teacher that no objective asks is not run.
         self.teacher = teacher if self.layer_terms or self.asks_last_states else None
         self.states: TeacherStates | None = None
-        self.terms = (
-            *(triple.terms if triple else ()),
-            *(term.name for term in self.layer_terms),
-        )
+        self.terms = (*(triple.terms if triple else ()), *(term.name for term in self.layer_terms))
 
     @property
     def weights(self) -> dict[str, float]:

@@ -144,10 +144,7 @@ def _rate(name: str, only_layer: int | None) -> float:
 
 
 def hold_unreached(
-    loss: nn.Module,
-    batch: Batch,
-    device: torch.device,
-    factors: dict[str, float] | None = None,
+    loss: nn.Module, batch: Batch, device: torch.device, factors: dict[str, float] | None = None
 ) -> None:
     """Let learn what a loss reaches and its rates allow, and hold everything else.
 

@@ -10,11 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import (
-    AutoModel,
-    BertConfig,
-    DistilBertConfig,
-)
+from transformers import AutoModel, BertConfig, DistilBertConfig
 
 from stages.params import Shape
 from stages.students.families import relative_config

@@ -22,10 +22,7 @@ def main(arguments: argparse.Namespace) -> None:
     settings = params.load()
     evaluation = settings.evaluation
     reports = load_reports(
-        arguments.reports,
-        evaluation.students,
-        evaluation.tasks,
-        settings.export.students,
+        arguments.reports, evaluation.students, evaluation.tasks, settings.export.students
     )
     summary = summarise(reports, settings.profile, evaluation.baseline)
     page = arguments.out.parent

@@ -9,15 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from stages.params import TEACHER
-from stages.report.pictures import (
-    Lane,
-    Line,
-    Point,
-    line_of,
-    loss_curves,
-    score_against,
-    seed_dots,
-)
+from stages.report.pictures import Lane, Line, Point, line_of, loss_curves, score_against, seed_dots
 from stages.report.published import COLUMNS, ROWS, Published
 from stages.report.reading import Json, Reports, smallest_batch
 from stages.report.summary import retention
@@ -207,10 +199,7 @@ def curves(reports: Reports, found: Sequence[Model]) -> list[CurvePanel]:
     named = [term for m in students for term in reports.students[m.name]["weights"]]
     panels = [
         _curve_panel(
-            reports,
-            term,
-            TERMS.get(term, ""),
-            [m for m in students if _learned(reports, m, term)],
+            reports, term, TERMS.get(term, ""), [m for m in students if _learned(reports, m, term)]
         )
         for term in dict.fromkeys([*TERMS, *named])
     ]

@@ -112,9 +112,7 @@ def measure_speed(
 
 
 def open_runners(
-    folders: Mapping[str, Path],
-    graphs: Mapping[tuple[str, str], Path],
-    settings: params.SpeedTest,
+    folders: Mapping[str, Path], graphs: Mapping[tuple[str, str], Path], settings: params.SpeedTest
 ) -> tuple[dict[tuple[str, str], Runner], list[dict[str, Any]]]:
     """Open every model in every runtime; return what runs them, and how large each one is."""
     ids = np.full((max(settings.batch_sizes), max(settings.sequence_lengths)), 5, dtype=np.int64)

@@ -79,11 +79,7 @@ def _build(
         if layers is not None:
             raise SettingsError("initialise.layers: layers of MobileBERT cannot be copied singly")
         return build_mobilebert(
-            teacher,
-            shape,
-            copy_embeddings=start.kind == "embeddings",
-            dropout=dropout,
-            seed=seed,
+            teacher, shape, copy_embeddings=start.kind == "embeddings", dropout=dropout, seed=seed
         )
     if layers is not None:
         _check_layers(layers, shape.num_layers, teacher.config.num_hidden_layers)

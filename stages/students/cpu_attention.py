@@ -95,13 +95,7 @@ class _Scores:
     """
 
     def __init__(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scaling: float,
-        dropped: int,
-        seed: int,
+        self, query: Tensor, key: Tensor, value: Tensor, scaling: float, dropped: int, seed: int
     ) -> None:
         length = query.shape[2]
         self.boost = 2**DRAW / (2**DRAW - dropped)

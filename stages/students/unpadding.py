@@ -129,10 +129,7 @@ def encode_unpadded(
     inputs = {name: ids.flatten()[layout.places_N][None] for name, ids in inputs.items()}
     with _neighbours_in_the_sequence(base, layout):
         hidden_ND = base(
-            **inputs,
-            position_ids=positions_N[None],
-            attention_mask=None,
-            layout=layout,
+            **inputs, position_ids=positions_N[None], attention_mask=None, layout=layout
         ).last_hidden_state[0]
     batch, length = layout.shape
     hidden_BSD = hidden_ND.new_zeros(batch * length, hidden_ND.shape[1])

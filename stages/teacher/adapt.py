@@ -71,10 +71,7 @@ def adapt_one(
     sequences = open_split(shards, "train", verify=processes.is_first_here)
     heldout = heldout_batches(shards, params.seed, settings.masking, verify=processes.is_first_here)
     model = open_teacher(
-        source,
-        seed=seed,
-        dropout=settings.dropout,
-        needs_head=settings.adapt is None,
+        source, seed=seed, dropout=settings.dropout, needs_head=settings.adapt is None
     ).to(processes.device)
     report: dict[str, object] = {"num_parameters": num_parameters(model)}
 

@@ -163,9 +163,7 @@ def _from_hub(source: HubTeacher, target: Path) -> None:
 
     try:
         folder = snapshot_download(
-            source.repository,
-            revision=source.revision,
-            allow_patterns=[*REQUIRED, *OPTIONAL],
+            source.repository, revision=source.revision, allow_patterns=[*REQUIRED, *OPTIONAL]
         )
     except Exception as error:
         raise TeacherError(

@@ -21,14 +21,7 @@ from torch import Tensor, nn
 
 from stages.command import log
 from stages.errors import DataError, TrainingError
-from stages.files import (
-    atomic_output,
-    file_lock,
-    make_lasting,
-    read_json,
-    sha256_of,
-    write_json,
-)
+from stages.files import atomic_output, file_lock, make_lasting, read_json, sha256_of, write_json
 from stages.training.processes import Processes
 
 CurveRow = dict[str, float]
