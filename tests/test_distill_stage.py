@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -61,20 +60,6 @@ def distil(project: Path) -> str:
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     return sha256_of(project / STUDENT)
-
-
-def checkpoint_steps(project: Path) -> list[int]:
-    return sorted(int(p.name[5:]) for p in project.glob(".scratch/distill-*/step-*"))
-
-
-def start_and_wait_for(project: Path, step: int) -> subprocess.Popen[str]:
-    process = stage(project, "stages.distillation.distill", *ARGUMENTS)
-    deadline = time.monotonic() + 200
-    while not checkpoint_steps(project) or checkpoint_steps(project)[-1] < step:
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "the trainer made no progress"
-        time.sleep(0.02)
-    return process
 
 
 # A short `python -m tests.kills`: each run is killed in two ways before it may end.
@@ -153,16 +138,16 @@ def test_what_a_restart_cannot_mend_is_not_tried_again(project: Path) -> None:
 
 def test_two_processes_asked_to_stop_checkpoint_and_say_so(project: Path) -> None:
     """By SIGTERM, as schedulers do it; the flow sends one process SIGINT (test_pipeline.py)."""
-    configure(project, processes=2)
-    process = start_and_wait_for(project, 3)
+    trial = Trial(project, 2)
+    process = trial.start()
+    trial.wait_for(3, process)
     # Of torchrun: its workers are in groups of their own.
     os.killpg(process.pid, signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 75, output
-    assert "Traceback" not in output
-    stopped = int(re.search(r"stopped after step (\d+) of 40", output)[1])
-    assert checkpoint_steps(project)[-1] == stopped
-    assert not (project / "models" / "students" / "distilbert").exists()
+    assert process.wait(60) == 75
+    said = trial.log.read_text()
+    assert "Traceback" not in said
+    assert trial.step() == int(re.search(r"stopped after step (\d+) of 40", said)[1])
+    assert not (project / STUDENT).parent.exists()
 
 
 RECIPE = {

@@ -121,14 +121,6 @@ def test_sampled_run_stopped_goes_on_to_the_identical_student(tmp_path: Path) ->
     assert torch.equal(weights_of(resumed), weights_of(undisturbed))
 
 
-def test_sampled_micro_batches_add_up_to_the_whole_batch() -> None:
-    objective, batch = triple_loss(positions="sampled").eval(), batches(sampled_fraction=0.3)(0)
-    counts = objective.counts(batch)
-    whole = objective(batch, counts)[0].item()
-    parts = sum(objective(piece, counts)[0].item() for piece in micro_batches(batch, 3))
-    assert parts == pytest.approx(whole, rel=1e-5)
-
-
 @pytest.mark.parametrize("name", ["ce", "mlm", "cos"])
 def test_every_weight_changes_the_result(name: str) -> None:
     without = Weights.model_validate(TRIPLE.model_dump() | {name: 0.0})
@@ -400,8 +392,9 @@ def test_a_teacher_in_bfloat16_leaves_the_student_in_float32() -> None:
     assert mlm == 1
 
 
-def test_micro_batches_of_a_step_see_the_counts_of_the_whole_batch() -> None:
-    objective, batch = triple_loss().eval(), batches()(0)
+@pytest.mark.parametrize("positions", ["all", "sampled"])
+def test_micro_batches_of_a_step_see_the_counts_of_the_whole_batch(positions: str) -> None:
+    objective, batch = triple_loss(positions=positions).eval(), batches(sampled_fraction=0.3)(0)
     counts = objective.counts(batch)
     whole = objective(batch, counts)[0].item()
     parts = sum(objective(piece, counts)[0].item() for piece in micro_batches(batch, 3))
