@@ -60,6 +60,7 @@ def main(arguments: argparse.Namespace) -> None:
         {
             "temperature": TEMPERATURE,
             "positions": arguments.positions,
+            "heldout_sequences": 128,
             "schedule": {
                 "num_steps": num_steps,
                 "batch_sequences": shape.batch,

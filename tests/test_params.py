@@ -1,5 +1,6 @@
 """params.yaml is refused with every mistake named, and every profile is valid as a whole."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ RECIPE = {
     "initialise": {"kind": "random"},
     "phases": [PHASE],
 }
+EVALUATION = yaml.safe_load((ROOT / "profiles" / "offline.yaml").read_text())["evaluation"]
 PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
 
 
@@ -103,7 +105,6 @@ def mistakes(path: Path) -> list[str]:
             "evaluation: tasks names 'cloa', and there is no such task; there are: "
             f"{', '.join(params.TASK_NAMES)}, genre; one of your own stands under own_tasks",
         ),
-        ({"evaluation.seeds": [1, 2, 1]}, "evaluation: seeds has one twice: 1, 2, 1"),
         (
             {"evaluation.speed.batch_sizes": [16, 1]},
             "evaluation.speed: batch_sizes = [16, 1]: must rise; of the first one is the speed-up "
@@ -133,6 +134,7 @@ def mistakes(path: Path) -> list[str]:
                 "students.distilbert": RECIPE | {"phases": [SOFT]},
             },
             "students.distilbert: phase one: masking.fraction is 0, but soft_targets is of "
+            "masked tokens\nstudents.mlm_only: phase distil: masking.fraction is 0, but mlm is of "
             "masked tokens",
         ),
         (
@@ -152,6 +154,20 @@ def mistakes(path: Path) -> list[str]:
             {"distill.schedule.num_epochs": 3},
             "distill.schedule: give either num_steps or num_epochs, not both",
         ),
+        ({"evaluation.seeds": [1, 2, 1]}, "evaluation.seeds: names 1 twice"),
+        ({"evaluation.tasks": ["package", "package"]}, "evaluation.tasks: names package twice"),
+        ({"distill.schedule.betas": [0.9, 1]}, "distill.schedule.betas.1 = 1: must be less than 1"),
+        ({"seed": 2**32}, "seed = 4294967296: must be less than 4294967296"),
+        ({"hub_root": ""}, "hub_root = : string should have at least 1 character"),
+        (
+            {"teacher.source.sha256": {"config.json": "0" * 64}},
+            "teacher.source.sha256: must name model.safetensors",
+        ),
+        (
+            {"evaluation": {**EVALUATION, "baseline": None}},
+            "evaluation.baseline is null, but gate.must_beat_baseline_on asks for heldout_kl: name "
+            "a baseline, or set gate.must_beat_baseline_on to []",
+        ),
     ],
 )
 def test_mistake_is_named_with_its_key_value_and_bound(
@@ -163,6 +179,35 @@ def test_mistake_is_named_with_its_key_value_and_bound(
 def test_every_mistake_is_listed_at_once(tmp_path: Path) -> None:
     path = broken(tmp_path, **{"distill.temperature": 0, "seed": -1, "launch.gpus": 3})
     assert len(mistakes(path)) == 3
+    # And of names that one section gives another, each in a line of its own.
+    given = {
+        "evaluation.students": ["big"],
+        "evaluation.baseline": "huge",
+        "export.students": ["x"],
+    }
+    assert len(mistakes(broken(tmp_path, **given))) == 3
+    tasks = {"tasks": ["cloa"], "finetune": EVALUATION["finetune"] | {"by_task": {"rte": {}}}}
+    assert len(mistakes(broken(tmp_path, evaluation=EVALUATION | tasks))) == 2
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = broken(tmp_path)
+    path.write_text(path.read_text() + "students: {}\n")
+    line = len(path.read_text().splitlines())
+    (said,) = mistakes(path)
+    assert said.startswith(f"{path} is not valid YAML: line {line}, column 1: the key 'students'")
+
+
+def test_every_key_that_a_stage_tracks_must_be_given(tmp_path: Path) -> None:
+    """DVC refuses a stage whose keys are left to their default, and dvc.yaml without its lists."""
+    graph = (ROOT / "dvc.yaml").read_text()
+    stages = [stage.get("do", stage) for stage in yaml.safe_load(graph)["stages"].values()]
+    tracked = {key for stage in stages for key in stage["params"] if "${" not in key}
+    listed = set(re.findall(r"^ +(?:foreach|student|task): \$\{([a-z_.]+)\}", graph, re.MULTILINE))
+    assert {"seed", "successors", "distill.heldout_sequences"} <= tracked | listed
+    for key in sorted(tracked | listed):
+        path = broken(tmp_path, **{key: None})
+        assert mistakes(path)[0] == f"{key}: is missing"
 
 
 @pytest.mark.parametrize(
@@ -174,7 +219,7 @@ def test_every_mistake_is_listed_at_once(tmp_path: Path) -> None:
     ],
 )
 def test_names_must_be_those_of_students(tmp_path: Path, key: str, value: object) -> None:
-    (line,) = mistakes(broken(tmp_path, **{key: value}))
+    line = mistakes(broken(tmp_path, **{key: value}))[0]
     assert f"{key} names 'nobody', which is not one of students: distilbert, mlm_only" in line
 
 
@@ -260,6 +305,22 @@ def untracked_keys(project: Path) -> list[str]:
     return sorted({key for key in tracked if not is_given(key)})
 
 
+@pytest.mark.parametrize(
+    ("stage", "key"),
+    [
+        # Draws the weights of an IB-BERT.
+        ("fetch_teacher", "seed"),
+        # Is measured on the same held-out text as the students it stands beside.
+        ("teacher", "distill.heldout_sequences"),
+        # Makes its own INT8 files, as export.int8 says.
+        ("speed", "export"),
+    ],
+)
+def test_stage_tracks_what_it_reads_of_other_sections(stage: str, key: str) -> None:
+    graph = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    assert key in graph["stages"][stage]["params"]
+
+
 def test_switching_profiles_copies_a_valid_one(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
     (tmp_path / "profiles" / "bad.yaml").write_text("profile: bad\n")
@@ -281,3 +342,9 @@ def test_switching_profiles_copies_a_valid_one(tmp_path: Path) -> None:
     assert "there is no profile 'bert-huge'; there are: ablations, bad, bert-base" in unknown.stderr
     assert use("bad").returncode == 2
     assert params.load(tmp_path / "params.yaml").profile == "bert-base"
+    assert not (tmp_path / "params.yaml.before").exists()
+    mine = (tmp_path / "params.yaml").read_text().replace("seed: 56", "seed: 57")
+    (tmp_path / "params.yaml").write_text(mine)
+    assert "what was in params.yaml is in params.yaml.before now" in use("offline").stderr
+    assert use("bert-base").returncode == 0
+    assert (tmp_path / "params.yaml.before").read_text() == mine

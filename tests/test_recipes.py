@@ -26,6 +26,7 @@ SETTINGS = Distill.model_validate(
     {
         "temperature": 2.0,
         "dropout": 0.0,
+        "heldout_sequences": 8,
         "schedule": {
             "num_steps": 4,
             "batch_sequences": 8,

@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
 from stages.errors import DataError
+from stages.export.quantise import write_int8
 from stages.params import SpeedTest
+from stages.params.release import Int8
 from stages.speed.memory import peak_growth
 from stages.speed.published import compare
 from stages.speed.runners import open_encoder
@@ -78,7 +81,20 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def report(folders: dict[str, Path]) -> dict:
     settings = SpeedTest(batch_sizes=[1, 2], sequence_lengths=[16, 8], num_rounds=2)
-    return measure_speed(folders, ["small"], settings)
+    int8 = Int8(activations="calibrated", feed_forward_out=False)
+    made = []
+
+    def write(fp32: Path, path: Path, *given: object) -> None:
+        write_int8(fp32, path, *given)
+        made.append((given[0], onnx.load(path).graph.node))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stages.speed.speed.write_int8", write)
+        found = measure_speed(folders, ["small"], settings, int8)
+    ((taken, nodes),) = made
+    assert taken == int8, "INT8 is timed as export.int8 has it made"
+    assert any(node.op_type == "QuantizeLinear" for node in nodes)
+    return found
 
 
 @pytest.mark.slow

@@ -5,14 +5,14 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from stages.params.base import Fraction, Name, Positive, Settings
+from stages.params.base import EachOnce, Fraction, Name, Positive, Settings, Text
 
 
 class DocstringsSource(Settings):
     """English prose in the docstrings of installed packages; read with `ast`, never imported."""
 
     kind: Literal["docstrings"]
-    packages: list[str] = Field(min_length=1)
+    packages: Annotated[list[Text], EachOnce] = Field(min_length=1)
     """Import names, such as `sklearn`."""
     max_megabytes: float | None = Field(default=None, gt=0)
     """Stop after this much clean text; null takes everything."""
@@ -50,7 +50,7 @@ def _checked(pattern: str) -> str:
 class FilesSource(Settings):
     """What all kinds of source have in common that read files of your own."""
 
-    files: list[Annotated[str, AfterValidator(_checked)]] = Field(min_length=1)
+    files: Annotated[list[Annotated[str, AfterValidator(_checked)]], EachOnce] = Field(min_length=1)
     """Patterns such as `raw/books/*.txt` or `raw/**/*.jsonl`, seen from the workspace."""
     outside_workspace: bool = False
     """Whether a pattern may be absolute, and a path or a link may lead out of the workspace."""

@@ -1,11 +1,22 @@
 """Settings of fine-tuning and of the speed test."""
 
+from collections.abc import Iterator
 from itertools import product
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stages.params.base import Fraction, Name, Positive, Settings
+from stages.params.base import (
+    Dropout,
+    EachOnce,
+    Fraction,
+    Name,
+    Positive,
+    Seed,
+    Settings,
+    Text,
+    raise_all,
+)
 from stages.params.tasks import TASK_NAMES, OwnTask, TaskDistillation
 
 LearningRate = Annotated[float, Field(gt=0, le=1)]
@@ -40,7 +51,7 @@ class FineTune(Settings):
     max_length: int = Field(default=128, ge=8, le=512)
     stride: Positive = 128
     """Of questions on texts: tokens from one window of a long text to the next."""
-    dropout: Fraction = 0.1
+    dropout: Dropout = 0.1
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of training; scores are computed in float32."""
     max_train_examples: Positive | None = None
@@ -70,7 +81,9 @@ class SpeedTest(Settings):
 
     batch_sizes: list[Positive] = Field(min_length=1)
     """Rising: the first is what one waiting user sees."""
-    sequence_lengths: list[Annotated[int, Field(ge=8, le=512)]] = Field(default=[128], min_length=1)
+    sequence_lengths: Annotated[list[Annotated[int, Field(ge=8, le=512)]], EachOnce] = Field(
+        default=[128], min_length=1
+    )
     num_rounds: Positive = 10
     published_pass: bool = False
     """Whether one pass over STS-B's validation set is timed too, as in DistilBERT's paper."""
@@ -88,19 +101,19 @@ class SpeedTest(Settings):
 class Evaluation(Settings):
     """Which models are measured on which tasks, and how often."""
 
-    students: list[Name] = Field(min_length=1)
-    tasks: list[Name] = Field(min_length=1)
-    task_root: str | None = None
+    students: Annotated[list[Name], EachOnce] = Field(min_length=1)
+    tasks: Annotated[list[Name], EachOnce] = Field(min_length=1)
+    task_root: Text | None
     """A folder of GLUE's official TSV files, or of Parquet files; null reads the hub or hub_root.
     """
-    own_tasks: dict[Name, OwnTask] = Field(default_factory=dict)
+    own_tasks: dict[Name, OwnTask]
     """Tasks of your own, which `tasks` may name beside those of stages/evaluation/tasks.py."""
-    predict_test: bool = False
+    predict_test: bool
     """Whether GLUE's unlabelled test splits are predicted too, for its server (docs/evaluation.md).
     """
     baseline: Name | None
     """The student trained without distillation that the others are compared with."""
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    seeds: Annotated[list[Seed], EachOnce] = Field(min_length=1)
     finetune: FineTune
     task_distillation: dict[Name, TaskDistillation] = Field(default_factory=dict)
     """Recipes of `python -m stages.evaluation.distil_task` (docs/recipes.md), which no stage runs.
@@ -108,42 +121,27 @@ class Evaluation(Settings):
     speed: SpeedTest
 
     @model_validator(mode="after")
-    def _names_stand_once(self) -> "Evaluation":
-        # A seed that stands twice would count as two, in medians and intervals.
-        for key in ("seeds", "tasks", "students"):
-            values = getattr(self, key)
-            if len(set(values)) < len(values):
-                raise ValueError(f"{key} has one twice: {', '.join(map(str, values))}")
+    def _tasks_exist(self) -> "Evaluation":
+        raise_all(self._mistakes())
         return self
 
-    @model_validator(mode="after")
-    def _tasks_exist(self) -> "Evaluation":
+    def _mistakes(self) -> Iterator[str]:
+        known = (*TASK_NAMES, *self.own_tasks)
         for name in self.own_tasks:
             if name in TASK_NAMES:
-                raise ValueError(f"own_tasks: '{name}' is a task already; give yours another name")
-        known = (*TASK_NAMES, *self.own_tasks)
+                yield f"own_tasks: '{name}' is a task already; give yours another name"
         for name in self.tasks:
             if name not in known:
-                raise ValueError(
+                yield (
                     f"tasks names '{name}', and there is no such task; there are: "
                     f"{', '.join(known)}; one of your own stands under own_tasks"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _tuned_tasks_are_run(self) -> "Evaluation":
-        for task in self.finetune.by_task:
-            if task not in self.tasks:
-                raise ValueError(f"finetune.by_task names '{task}', which tasks leaves out")
-        return self
-
-    @model_validator(mode="after")
-    def _distilled_tasks_exist(self) -> "Evaluation":
-        known = (*TASK_NAMES, *self.own_tasks)
+        for name in self.finetune.by_task:
+            if name not in self.tasks:
+                yield f"finetune.by_task names '{name}', which tasks leaves out"
         for recipe, settings in self.task_distillation.items():
-            for task in sorted(settings.named_tasks - set(known)):
-                raise ValueError(
-                    f"task_distillation.{recipe} names '{task}', and there is no such task; there "
+            for name in sorted(settings.named_tasks - set(known)):
+                yield (
+                    f"task_distillation.{recipe} names '{name}', and there is no such task; there "
                     f"are: {', '.join(known)}"
                 )
-        return self

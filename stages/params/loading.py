@@ -1,5 +1,6 @@
 """params.yaml read, checked and switched; every mistake is said at once."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,25 @@ from stages.params.whole import Params
 
 PARAMS = Path("params.yaml")
 PROFILES = Path("profiles")
+BEFORE = Path("params.yaml.before")
+"""Settings of the user's own that a profile has replaced."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key stands once: of two, YAML's own reader silently takes the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        found = set()
+        for key, _ in node.value:
+            name = key.value if isinstance(key, yaml.ScalarNode) else id(key)
+            if name in found:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key '{name}' is there twice; put what is under both under one",
+                    problem_mark=key.start_mark,
+                )
+            found.add(name)
+        return node
 
 
 def load(path: Path = PARAMS) -> Params:
@@ -23,11 +43,14 @@ def load(path: Path = PARAMS) -> Params:
             what is allowed.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a safe one
     except FileNotFoundError as error:
-        raise SettingsError(
-            f"{path} does not exist; make one with: python -m stages.params use offline"
-        ) from error
+        cure = f"{PARAMS} is made with: python -m stages.params use offline"
+        raise SettingsError(f"{path} does not exist; {cure}") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise SettingsError(f"{path} is not valid YAML: {where}{error.problem}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
@@ -35,28 +58,28 @@ def load(path: Path = PARAMS) -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        lines = [_explain(path, raw, mistake) for mistake in error.errors(include_url=False)]
+        mistakes = error.errors(include_url=False)
+        lines = [line for mistake in mistakes for line in _explain(path, raw, mistake)]
         raise SettingsError("\n".join(lines)) from error
 
 
-def _explain(path: Path, raw: Any, mistake: Any) -> str:
-    """Say one validation mistake in one line."""
+def _explain(path: Path, raw: Any, mistake: Any) -> Iterator[str]:
+    """Say one validation mistake in one line; those that concern several keys in one each."""
     keys = _keys(raw, mistake)
     where = ".".join(keys)
-    message = mistake["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    if mistake["type"] == "extra_forbidden":
-        message = "no such setting"
-    elif mistake["type"] == "missing":
-        return f"{path}: {where}: is missing"
-    else:
-        message = message.replace("input should be", "must be")
+    if mistake["type"] == "missing":
+        yield f"{path}: {where}: is missing"
+        return
     value = mistake["input"]
     shown = f" = {value}" if not isinstance(value, dict | list | BaseModel) else ""
     hint = _paper_value(keys)
     # What concerns several sections names its keys itself.
     where = f"{where}{shown}: " if where else ""
-    return f"{path}: {where}{message}" + (f" (the paper uses {hint})" if hint else "")
+    for said in mistake["msg"].removeprefix("Value error, ").splitlines():
+        message = (said[:1].lower() + said[1:]).replace("input should be", "must be")
+        if mistake["type"] == "extra_forbidden":
+            message = "no such setting"
+        yield f"{path}: {where}{message}" + (f" (the paper uses {hint})" if hint else "")
 
 
 def _keys(raw: Any, mistake: Any) -> list[str]:
@@ -93,11 +116,18 @@ def profile_names() -> list[str]:
 
 
 def use(name: str) -> None:
-    """Make params.yaml a copy of a profile, once the profile is known to be valid."""
+    """Make params.yaml a copy of a profile, once the profile is known to be valid.
+
+    What stood there is kept beside it, unless it is a profile as well.
+    """
     path = PROFILES / f"{name}.yaml"
     if name not in profile_names():
         known = ", ".join(profile_names())
         raise SettingsError(f"there is no profile '{name}'; there are: {known}")
     load(path)
+    profiles = [profile.read_bytes() for profile in PROFILES.glob("*.yaml")]
+    if PARAMS.is_file() and PARAMS.read_bytes() not in profiles:
+        BEFORE.write_bytes(PARAMS.read_bytes())
+        log.info("what was in params.yaml is in %s now", BEFORE)
     write_text(PARAMS, path.read_text(encoding="utf-8"))
     log.info("params.yaml is now profile %s; next: make demo, or dvc repro", name)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stages.params.base import Fraction, Name, Positive, Settings
+from stages.params.base import Dropout, Name, Positive, Settings
 from stages.params.objectives import ObjectiveSettings
 from stages.params.training import Masking, Schedule
 
@@ -136,7 +136,7 @@ class Recipe(Settings):
     """`teacher`, names under `teacher.others`, and for a successor the student that it comes after.
     Soft targets of several are averaged; hidden states, attention and copied layers are the first
     one's."""
-    dropout: Fraction | None = None
+    dropout: Dropout | None = None
     """Of the student; null takes distill.dropout."""
     scale_steps: float = Field(default=1.0, gt=0)
     """Multiplies the number of steps of every phase: a published schedule, scaled down."""

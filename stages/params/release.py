@@ -1,10 +1,10 @@
 """Settings of export, gate and registry: what a student must show, and where it is kept."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stages.params.base import Fraction, Name, Positive, Settings
+from stages.params.base import EachOnce, Fraction, Name, Positive, Settings, Text
 
 
 class Int8(Settings):
@@ -21,7 +21,7 @@ class Int8(Settings):
 class Export(Settings):
     """What is exported and how near it must stay to the PyTorch student."""
 
-    students: list[Name] = Field(min_length=1)
+    students: Annotated[list[Name], EachOnce] = Field(min_length=1)
     """Students that are exported, gated and registered."""
     max_logit_difference: float = Field(default=1e-3, gt=0)
     """Largest allowed absolute difference of a logit between PyTorch and ONNX fp32."""
@@ -30,7 +30,7 @@ class Export(Settings):
     max_score_drop: float = Field(default=1.0, ge=0)
     """Points of a task's score that a fine-tuned model may lose from PyTorch to ONNX."""
     int8: Int8 = Int8()
-    licence: str | None = None
+    licence: Text | None = None
     """Under which the students are given on: an id of SPDX, for the model card; null says nothing.
     """
 
@@ -44,7 +44,7 @@ class Gate(Settings):
     max_parameter_fraction: Fraction
     min_speedup: float = Field(gt=0)
     """Teacher time / student time at the first batch size, measured side by side."""
-    must_beat_baseline_on: list[Literal["heldout_kl", "task_mean"]] = Field(
+    must_beat_baseline_on: Annotated[list[Literal["heldout_kl", "task_mean"]], EachOnce] = Field(
         default=["heldout_kl", "task_mean"]
     )
     """Where the student must be better than the baseline; the others are reported."""
@@ -53,7 +53,7 @@ class Gate(Settings):
 class Registry(Settings):
     """Where runs and models are recorded."""
 
-    experiment: str = "distillation"
+    experiment: Text = "distillation"
     model_name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
     approval: bool = False
     """Promote only versions that somebody has approved, besides the gate."""

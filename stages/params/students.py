@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from stages.params.base import Fraction, Positive, Settings
+from stages.params.base import Dropout, Positive, Settings
 from stages.params.objectives import Cosine, MaskedTokens, ObjectiveSettings, Positions, SoftTargets
 from stages.params.recipes import AtRandom, FromLayers, Initialise, Phase, Recipe, Shape
 from stages.params.training import Masking, Schedule
@@ -80,8 +80,8 @@ class Distill(Settings):
     teacher_precision: Literal["schedule", "bfloat16"] = "schedule"
     """In what the teacher multiplies: as `schedule.precision` says, or in bfloat16 whatever that
     is. Faster with AMX, or AMD's AVX512-BF16; its targets differ by rounding."""
-    dropout: Fraction = Field(default=0.1, json_schema_extra={"paper": "0.1"})
+    dropout: Dropout = Field(default=0.1, json_schema_extra={"paper": "0.1"})
     masking: Masking = Masking()
     schedule: Schedule
-    heldout_sequences: Positive = 128
-    """Held-out sequences on which the divergence from the teacher is measured."""
+    heldout_sequences: Positive
+    """Held-out sequences on which teacher and students are measured."""

@@ -1,10 +1,10 @@
 """Settings of tasks: those of your own, and distillation on a task, with more of its text."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stages.params.base import Fraction, Name, Positive, Settings
+from stages.params.base import Dropout, EachOnce, Fraction, Name, Positive, Settings, Text
 from stages.params.objectives import ObjectiveSettings
 
 TASK_NAMES = (
@@ -19,13 +19,15 @@ TASK_NAMES = (
 class OwnTask(Settings):
     """A task of your own: train and validation files, TSV or Parquet, in a folder."""
 
-    folder: str
+    folder: Text
     """With train.tsv and validation.tsv, or the same as Parquet; columns `texts` and `label`."""
-    texts: list[str] = Field(min_length=1, max_length=2)
+    texts: Annotated[list[Text], EachOnce] = Field(min_length=1, max_length=2)
     """The column that is read, or the two of a pair."""
     labels: list[str] | None = Field(min_length=2)
     """Names in id order; null where the answer is a number."""
-    metrics: list[Literal["accuracy", "f1", "mcc", "pearson", "spearman"]] = Field(min_length=1)
+    metrics: Annotated[list[Literal["accuracy", "f1", "mcc", "pearson", "spearman"]], EachOnce] = (
+        Field(min_length=1)
+    )
     """The task's score is 100 times their mean."""
 
     @model_validator(mode="after")
@@ -121,7 +123,7 @@ class TaskDistillation(Settings):
 
     phases: list[TaskPhase] = Field(min_length=1)
     augmentation: Augmentation | None = None
-    dropout: Fraction = 0.1
+    dropout: Dropout = 0.1
 
     def on(self, task: str) -> "TaskDistillation":
         """Return what is in force on a task."""

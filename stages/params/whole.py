@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from stages.params.base import Name, Settings
+from stages.params.base import Name, Seed, Settings, Text, raise_all
 from stages.params.corpus import Corpus
 from stages.params.evaluation import Evaluation
 from stages.params.recipes import TEACHER, Recipe, Successor
@@ -18,14 +18,14 @@ from stages.params.training import Launch
 class Params(Settings):
     """All of params.yaml."""
 
-    profile: str
-    seed: int = Field(ge=0)
-    hub_root: str | None
+    profile: Text
+    seed: Seed
+    hub_root: Text | None
     """A folder in the hub's layout that is read instead of the hub; null asks the hub."""
     corpus: Corpus
     teacher: Teacher
     students: dict[Name, AnyStudent] = Field(min_length=1)
-    successors: dict[Name, Successor] = Field(default_factory=dict)
+    successors: dict[Name, Successor]
     """Students that need another student: an assistant's, or those of a second stage."""
     distill: Distill
     evaluation: Evaluation
@@ -35,14 +35,26 @@ class Params(Settings):
     launch: Launch
 
     @model_validator(mode="after")
-    def _successors_follow_someone(self) -> "Params":
+    def _sections_fit(self) -> "Params":
+        raise_all(
+            [
+                *self._successors_follow_someone(),
+                *self._teachers_exist(),
+                *self._what_masks_need_is_masked(),
+                *self._names_exist(),
+                *self._there_is_a_baseline_to_beat(),
+            ]
+        )
+        return self
+
+    def _successors_follow_someone(self) -> Iterator[str]:
         names = [TEACHER, *self.teacher.others, *self.students, *self.successors]
-        for name in names:
+        for name in dict.fromkeys(names):
             if names.count(name) > 1:
-                raise ValueError(f"the name '{name}' stands for two models")
+                yield f"the name '{name}' stands for two models"
         for name, successor in self.successors.items():
             if successor.after not in (*self.students, *self.successors):
-                raise ValueError(
+                yield (
                     f"successors.{name}.after names '{successor.after}', which is not one of the "
                     f"students: {', '.join((*self.students, *self.successors))}"
                 )
@@ -50,36 +62,56 @@ class Params(Settings):
             while (before := self.successors.get(chain[-1])) is not None:
                 if before.after in chain:
                     path = " after ".join([*chain[chain.index(before.after) :], before.after])
-                    raise ValueError(f"successors: none of {path} could be made first")
+                    yield f"successors: none of {path} could be made first"
+                    return
                 chain.append(before.after)
-        return self
 
-    @model_validator(mode="after")
-    def _teachers_exist(self) -> "Params":
+    def _teachers_exist(self) -> Iterator[str]:
         for place, recipe in self._places():
             known = [TEACHER, *self.teacher.others]
             known += [recipe.after] if isinstance(recipe, Successor) else []
             for other in recipe.taught_by:
                 if other not in known:
-                    raise ValueError(
+                    yield (
                         f"{place}.taught_by names '{other}': it is taught by "
                         f"{' or '.join(known)}; one that needs another student stands under "
                         "successors, where `after` names it"
                     )
-        return self
 
-    @model_validator(mode="after")
-    def _what_masks_need_is_masked(self) -> "Params":
+    def _what_masks_need_is_masked(self) -> Iterator[str]:
         for place, recipe in self._places():
             for phase in recipe.phases:
                 if (phase.masking or self.distill.masking).fraction:
                     continue
                 for kind in phase.of_masked_tokens(self.distill.positions):
-                    raise ValueError(
+                    yield (
                         f"{place}: phase {phase.name}: masking.fraction is 0, but {kind} is of "
                         "masked tokens"
                     )
-        return self
+
+    def _names_exist(self) -> Iterator[str]:
+        students = (*self.students, *self.successors)
+        baseline = [self.evaluation.baseline] if self.evaluation.baseline else []
+        named = {
+            "evaluation.students": self.evaluation.students,
+            "evaluation.baseline": baseline,
+            "export.students": self.export.students,
+        }
+        for key, names in named.items():
+            for name in names:
+                if name not in students:
+                    known = ", ".join(students)
+                    yield f"{key} names '{name}', which is not one of students: {known}"
+                elif name not in self.evaluation.students:
+                    yield f"{key} names '{name}', which evaluation.students leaves out"
+
+    def _there_is_a_baseline_to_beat(self) -> Iterator[str]:
+        if self.evaluation.baseline is None and self.gate.must_beat_baseline_on:
+            asked = ", ".join(self.gate.must_beat_baseline_on)
+            yield (
+                f"evaluation.baseline is null, but gate.must_beat_baseline_on asks for {asked}: "
+                "name a baseline, or set gate.must_beat_baseline_on to []"
+            )
 
     def _places(self) -> Iterator[tuple[str, Recipe]]:
         """Yield every recipe with the key at which it stands."""
@@ -97,25 +129,6 @@ class Params(Settings):
                 if successor.after in found:
                     found[name] = left.pop(name)
         return found
-
-    @model_validator(mode="after")
-    def _names_exist(self) -> "Params":
-        students = (*self.students, *self.successors)
-        known = ", ".join(students)
-        named = {
-            "evaluation.students": self.evaluation.students,
-            "evaluation.baseline": [self.evaluation.baseline] if self.evaluation.baseline else [],
-            "export.students": self.export.students,
-        }
-        for key, names in named.items():
-            for name in names:
-                if name not in students:
-                    raise ValueError(f"{key} names '{name}', which is not one of students: {known}")
-        for key in ("evaluation.baseline", "export.students"):
-            for name in named[key]:
-                if name not in self.evaluation.students:
-                    raise ValueError(f"{key} names '{name}', which evaluation.students leaves out")
-        return self
 
     def hub_path(self, dataset: str) -> str:
         """Return what `load_dataset` is given for a hub dataset: its id, or its local folder."""
