@@ -23,42 +23,22 @@ from stages.evaluation.classifier import TaskLoss, logits_of
 from stages.evaluation.spans import span_logits
 from stages.students import unpadding
 from stages.students.heads import encode
+from stages.students.layout import lay_out
 from stages.students.taps import Taps, look
-from stages.students.unpadding import ATTENTION, lay_out
+from stages.students.unpadding import ATTENTION
 from stages.training.batches import micro_batches
 
+SIZES = {
+    "vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "intermediate_size": 24, "max_position_embeddings": 20,
+}  # fmt: skip
 CONFIGS = {
-    "bert": BertConfig(
-        vocab_size=40,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=24,
-        max_position_embeddings=20,
-    ),
+    "bert": BertConfig(**SIZES),
     "distilbert": DistilBertConfig(
         vocab_size=40, dim=16, n_layers=2, n_heads=2, hidden_dim=24, max_position_embeddings=20
     ),
-    "mobilebert": MobileBertConfig(
-        vocab_size=40,
-        hidden_size=16,
-        embedding_size=8,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=24,
-        intra_bottleneck_size=8,
-        max_position_embeddings=20,
-    ),
-    "roberta": RobertaConfig(
-        vocab_size=40,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=24,
-        max_position_embeddings=20,
-        type_vocab_size=1,
-        pad_token_id=1,
-    ),
+    "mobilebert": MobileBertConfig(**SIZES, embedding_size=8, intra_bottleneck_size=8),
+    "roberta": RobertaConfig(**SIZES, type_vocab_size=1, pad_token_id=1),
 }
 LENGTHS = [5, 9, 5, 2, 7]
 ARCHITECTURES = pytest.mark.parametrize("name", CONFIGS)

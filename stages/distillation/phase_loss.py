@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from stages.distillation.layer_terms import LayerTerm
 from stages.params import Cosine, MaskedTokens, MixedLabels, ObjectiveSettings, SoftTargets, Weights
 from stages.students.heads import MaskedLM, embeddings_join_head
+from stages.students.layout import layout_of
 from stages.students.taps import Seen, Taps, layers_run, look
-from stages.students.unpadding import layout_of
 from stages.training.batches import Batch
 from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.teacher_states import TAUGHT, TeacherStates

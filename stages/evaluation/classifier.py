@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from stages.evaluation.examples import Examples
-from stages.students.heads import encode, quiet_transformers, set_dropout
-from stages.students.unpadding import MODEL_TYPES, layout_of, with_layout
+from stages.students.heads import encode_batch, quiet_transformers, set_dropout
+from stages.students.layout import with_layout
+from stages.students.unpadding import MODEL_TYPES
 from stages.training.batches import Batch
 
 EVALUATION_BATCH = 64
@@ -29,22 +30,26 @@ def open_classifier(
         dropout: Everywhere in the model.
         seed: Of the head's weights.
     """
-    quiet_transformers()
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     config.num_labels = len(labels) if labels else 1
     if labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: i for i, label in enumerate(labels)}
+    return under_new_head(AutoModelForSequenceClassification, folder, config, dropout, seed)
+
+
+def under_new_head(
+    kind: Any, folder: Path, config: Any, dropout: float, seed: int
+) -> PreTrainedModel:
+    """Return the encoder in a folder as one of transformers' kinds of model, by a configuration."""
+    quiet_transformers()
     set_dropout(config, dropout)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
+        model: PreTrainedModel = kind.from_pretrained(
+            folder, config=config, dtype=torch.float32, use_safetensors=True, local_files_only=True
         )
+        return model
 
 
 class TaskLoss(nn.Module):
@@ -80,13 +85,7 @@ def logits_of(model: PreTrainedModel, batch: Batch) -> Tensor:
     if kind not in MODEL_TYPES:
         logits_BC = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         return logits_BC
-    hidden_BSD = encode(
-        model,
-        batch["input_ids"],
-        batch["attention_mask"],
-        token_types_BS=batch["token_type_ids"],
-        layout=layout_of(batch),
-    )
+    hidden_BSD = encode_batch(model, batch)
     if kind == "roberta":
         logits_BC = model.classifier(hidden_BSD)
         return logits_BC

@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForQuestionAnswering, PreTrainedModel
 
+from stages.evaluation.classifier import under_new_head
 from stages.evaluation.windows import Windows
-from stages.students.heads import encode, set_dropout
-from stages.students.unpadding import MODEL_TYPES, layout_of, with_layout
+from stages.students.heads import encode_batch
+from stages.students.layout import with_layout
+from stages.students.unpadding import MODEL_TYPES
 from stages.training.batches import Batch
 
 MAX_ANSWER_TOKENS = 30
@@ -23,15 +25,9 @@ def open_span_model(folder: Path, dropout: float, seed: int) -> PreTrainedModel:
     """Return the encoder in a folder with a new head for spans; `seed` is of the head's weights."""
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     config.num_labels = 2
-    set_dropout(config, dropout)
     if hasattr(config, "qa_dropout"):
         config.qa_dropout = dropout
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model: PreTrainedModel = AutoModelForQuestionAnswering.from_pretrained(
-            folder, config=config, dtype=torch.float32, use_safetensors=True, local_files_only=True
-        )
-        return model
+    return under_new_head(AutoModelForQuestionAnswering, folder, config, dropout, seed)
 
 
 class SpanLoss(nn.Module):
@@ -61,13 +57,7 @@ class SpanLoss(nn.Module):
 def span_logits(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Return logits for the begin and the end of the answer, B x S x 2; -inf at padding."""
     if model.config.model_type in MODEL_TYPES:
-        hidden_BSD = encode(
-            model,
-            batch["input_ids"],
-            batch["attention_mask"],
-            token_types_BS=batch["token_type_ids"],
-            layout=layout_of(batch),
-        )
+        hidden_BSD = encode_batch(model, batch)
         if model.config.model_type == "distilbert":
             hidden_BSD = model.dropout(hidden_BSD)
         logits_BSC = model.qa_outputs(hidden_BSD)

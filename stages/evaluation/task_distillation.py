@@ -16,8 +16,8 @@ from stages.distillation.layer_terms import LayerTerm
 from stages.evaluation.classifier import logits_of
 from stages.objectives.soft_targets import soft_target_kl, span_ce, span_kl
 from stages.params import TaskPhase
+from stages.students.layout import with_layout
 from stages.students.taps import Seen, Taps, watch
-from stages.students.unpadding import with_layout
 from stages.training.batches import Batch
 
 
@@ -115,15 +115,6 @@ class TaskDistillation(nn.Module):
         if self.kind == "regression":
             return F.mse_loss(logits, taught, reduction="sum")
         if self.kind == "span":
-            (begin_BS, end_BS), (taught_begin_BS, taught_end_BS) = (
-                x.unbind(-1) for x in (logits, taught)
-            )
-            return span_kl(
-                begin_BS,
-                end_BS,
-                taught_begin_BS,
-                taught_end_BS,
-                temperature,
-                batch["attention_mask"],
-            ).sum
+            mine, theirs, mask_BS = logits.unbind(-1), taught.unbind(-1), batch["attention_mask"]
+            return span_kl(mine[0], mine[1], theirs[0], theirs[1], temperature, mask_BS).sum
         return soft_target_kl(logits, taught, temperature).sum

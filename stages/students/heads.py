@@ -25,14 +25,8 @@ from transformers.utils import logging as transformers_logging
 from stages.errors import TeacherError
 from stages.objectives.vocabulary_logits import Head
 from stages.students.ib_bert import IBBertForMaskedLM
-from stages.students.unpadding import (
-    Layout,
-    can_unpad,
-    encode_unpadded,
-    lay_out,
-    layout_of,
-    use_own_attention,
-)
+from stages.students.layout import Layout, lay_out, layout_of
+from stages.students.unpadding import can_unpad, encode_unpadded, use_own_attention
 
 MaskedLM: TypeAlias = PreTrainedModel
 """A stock masked language model that `head_of` knows."""
@@ -86,8 +80,14 @@ def encoder_layers(model: nn.Module) -> list[nn.Module]:
 
 
 def encode_batch(model: MaskedLM, batch: dict[str, Tensor]) -> Tensor:
-    """Return the last hidden states of a batch, with the layout that it carries if any."""
-    return encode(model, batch["input_ids"], batch["attention_mask"], layout=layout_of(batch))
+    """Return the last hidden states of a batch, with the token types and layout that it carries."""
+    return encode(
+        model,
+        batch["input_ids"],
+        batch["attention_mask"],
+        token_types_BS=batch.get("token_type_ids"),
+        layout=layout_of(batch),
+    )
 
 
 def head_of(model: MaskedLM, hidden_ND: Tensor) -> Head:

@@ -20,7 +20,8 @@ from transformers.masking_utils import sdpa_mask
 from stages.errors import TeacherError
 from stages.objectives.attention import Heads
 from stages.students.heads import encode, encoder_layers
-from stages.students.unpadding import Layout, attend_within_sequences
+from stages.students.layout import Layout
+from stages.students.unpadding import attend_within_sequences
 
 TAPPED = "tapped"
 """The name under which transformers knows the attention function of this module."""

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from stages.errors import TrainingError
 from stages.objectives.vocabulary_logits import Head
 from stages.students.heads import MaskedLM, encode_batch, head_of
+from stages.students.layout import layout_of
 from stages.students.taps import Seen, Taps, look
-from stages.students.unpadding import layout_of
 from stages.training.batches import Batch
 from stages.training.compiling import compile_layers
 

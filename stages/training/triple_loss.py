@@ -16,7 +16,7 @@ from stages.objectives.term import masked_positions
 from stages.objectives.vocabulary import VocabularyLosses, vocabulary_losses
 from stages.objectives.vocabulary_logits import Buffers, Head
 from stages.students.heads import MaskedLM, embeddings_join_head, encode_batch, head_of
-from stages.students.unpadding import with_layout
+from stages.students.layout import with_layout
 from stages.training.batches import Batch, with_rows
 from stages.training.frozen_teacher import FrozenTeacher
 
