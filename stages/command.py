@@ -2,6 +2,7 @@
 
 0: the stage reached its target. 1: it failed, and the message says why. 2: usage or settings.
 75: it was asked to stop and has checkpointed; run the same command again.
+Where there is nothing to checkpoint, Ctrl-C ends it as it ends any command (stages/__init__.py).
 """
 
 import argparse
