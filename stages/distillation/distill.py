@@ -9,7 +9,6 @@ Run by hand, on two processes: python -m stages.training.torchrun --standalone -
 """
 
 import argparse
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from stages.distillation.phases import (
     stretches,
 )
 from stages.errors import SettingsError
-from stages.files import make_lasting, scratch, sha256_of, write_json
+from stages.files import discard, make_lasting, scratch, sha256_of, write_json
 from stages.params import TEACHER, Distill, Params, Recipe, Successor, load
 from stages.students.building import build
 from stages.students.heads import num_parameters
@@ -151,7 +150,7 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
     report["model_sha256"] = sha256_of(arguments.out / "model.safetensors")
     write_curve(arguments.curve, outcome.curve)
     write_json(arguments.report, report)
-    shutil.rmtree(workspace)
+    discard(workspace)
 
 
 def folders_read(arguments: argparse.Namespace, params: Params) -> dict[str, Path]:

@@ -91,8 +91,13 @@ def plans(
         loss = TripleLoss(taught_by, None, Weights(ce=0, mlm=1, cos=0))
         asked = asked_by(loss, False, params.teacher.masking)
         steps = _steps("teacher", params.teacher.adapt, num_sequences)
-        stretch = _Stretch("teacher", "teacher", params.teacher.adapt, steps, asked)
-        found.append(_plan(stretch, params, taught_by, [], num_processes))
+        found.append(
+            _plan(
+                taught_by, [], params, num_processes,
+                name="teacher", phase="teacher", schedule=params.teacher.adapt,
+                num_steps=steps, asked=asked,
+            )
+        )  # fmt: skip
     # Those beside the teacher are counted as large as it is.
     models = dict.fromkeys((TEACHER, *params.teacher.others), taught_by)
     for name, recipe in params.recipes.items():
@@ -129,19 +134,17 @@ def _student_plans(
     )
     found = []
     for part, loss in zip(parts, losses, strict=True):
-        runs_teacher = loss.teacher is not None
         alone = len(parts) == 1
-        stretch = _Stretch(
-            name if alone else f"{name}, {part.name}",
-            name if alone else f"{name}, {part.phase.name}",
-            part.schedule,
-            part.num_steps,
-            loss.asked(part.masking, params.distill.sampled_fraction),
-            loss.reads_last_states_alone,
-        )
         found.append(
-            _plan(stretch, params, student, teachers if runs_teacher else [], num_processes)
-        )
+            _plan(
+                student, teachers if loss.teacher is not None else [], params, num_processes,
+                name=name if alone else f"{name}, {part.name}",
+                phase=name if alone else f"{name}, {part.phase.name}",
+                schedule=part.schedule, num_steps=part.num_steps,
+                asked=loss.asked(part.masking, params.distill.sampled_fraction),
+                keeps_states=loss.reads_last_states_alone,
+            )
+        )  # fmt: skip
     return found
 
 
@@ -154,39 +157,34 @@ def _steps(name: str, schedule: Schedule, num_sequences: int | None) -> int:
     return schedule.total_steps(num_sequences or 0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Stretch:
-    """One call of the loop."""
-
-    name: str
-    phase: str
-    schedule: Schedule
-    num_steps: int
-    asked: Asked
-    reads_last_states_alone: bool = False
-
-
 def _plan(
-    stretch: _Stretch,
-    params: Params,
     model: PreTrainedModel,
     teachers: list[PreTrainedModel],
+    params: Params,
     num_processes: int,
+    *,
+    name: str,
+    phase: str,
+    schedule: Schedule,
+    num_steps: int,
+    asked: Asked,
+    keeps_states: bool = False,
 ) -> Plan:
-    schedule, length = stretch.schedule, params.corpus.shards.sequence_length
+    """Return the plan of one call of the loop."""
+    length = params.corpus.shards.sequence_length
     tokens_per_step = schedule.batch_sequences * length
-    num_tokens = stretch.num_steps * tokens_per_step
+    num_tokens = num_steps * tokens_per_step
     sharing = sharing_of(schedule, params.launch, num_processes)
     return Plan(
-        name=stretch.name,
-        phase=stretch.phase,
+        name=name,
+        phase=phase,
         num_parameters=num_parameters(model),
-        num_steps=stretch.num_steps,
+        num_steps=num_steps,
         num_tokens=num_tokens,
         work_per_token=work_per_token(
             model.config,
             [teacher.config for teacher in teachers],
-            stretch.asked,
+            asked,
             sequence_length=length,
             num_parameters=num_parameters(model),
             tokens_per_step=tokens_per_step,
@@ -200,9 +198,7 @@ def _plan(
             num_processes=num_processes,
         ),
         teacher_states=(
-            bytes_of_states(num_tokens, teachers[0].config.hidden_size)
-            if stretch.reads_last_states_alone
-            else 0
+            bytes_of_states(num_tokens, teachers[0].config.hidden_size) if keeps_states else 0
         ),
         sharing=sharing,
     )

@@ -8,12 +8,11 @@ Run by hand, on two processes: python -m stages.training.torchrun --standalone -
 """
 
 import argparse
-import shutil
 from pathlib import Path
 
 from stages.command import log, parser_for, run
 from stages.corpus.reading import open_split
-from stages.files import scratch, sha256_of, write_json
+from stages.files import discard, scratch, sha256_of, write_json
 from stages.params import Params, Weights, load
 from stages.students.heads import num_parameters
 from stages.teacher.models import open_teacher, pooler_in, save_model
@@ -50,7 +49,7 @@ def adapt(arguments: argparse.Namespace, params: Params, processes: Processes) -
     # Not before all are whole: DVC deletes the models before the stage runs again.
     for workspace in workspaces:
         if workspace is not None:
-            shutil.rmtree(workspace)
+            discard(workspace)
 
 
 def adapt_one(
