@@ -29,7 +29,8 @@ help: ## Show this list
 
 $(STAMP): requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v == (3, 11) else f"Python 3.11 is needed, this is {v[0]}.{v[1]}: make PYTHON=/path/to/python3.11 ...")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@# One that was interrupted in the making has no pip.
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==0.13.8"
 	@# install, not sync: where torch is the build for GPUs, it brings its own CUDA packages.
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --requirement requirements.lock
@@ -83,6 +84,6 @@ ui: $(STAMP) ## Start the Prefect and MLflow pages on loopback (Ctrl-C stops bot
 doctor: $(STAMP) ## Check everything a run needs: packages, settings, disk, ports, stores
 	@python -m flows.doctor
 
-clean: ## Delete scratch files and caches; keeps data, models, reports and mlruns
+clean: ## Delete checkpoints of unfinished runs, and caches; keeps data, models, reports and mlruns
 	rm -rf .scratch .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

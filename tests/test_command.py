@@ -1,6 +1,7 @@
-"""A command that is stopped: one line and no traceback, from itself or from its pool."""
+"""A command that is stopped, by Ctrl-C and at any moment: one line, and it can be run again."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,3 +52,21 @@ def test_a_pool_of_processes_ends_without_a_word(tmp_path: Path) -> None:
     assert program.stdout.readline() == "begun\n"
     said = said_after_ctrl_c(program)
     assert said.count("Traceback") == 1, said  # the program's own: no command of the house
+
+
+def test_an_environment_that_was_stopped_in_the_making_is_made_again(tmp_path: Path) -> None:
+    """The folder is there, with a Python that has no pip: `make demo` was stopped in its second."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "requirements.lock").touch()
+    half_made = tmp_path / ".venv" / "bin" / "python"
+    half_made.parent.mkdir(parents=True)
+    half_made.write_text("#!/bin/sh\nexit 1\n")
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$@" >> asked\n')
+    for program in (half_made, python):
+        program.chmod(0o755)
+    made = subprocess.run(
+        ["make", "setup", f"PYTHON={python}"], cwd=tmp_path, capture_output=True, check=False
+    )
+    assert made.returncode == 2  # the next step has no pip either
+    assert (tmp_path / "asked").read_text().splitlines()[-1] == "-m venv .venv"
