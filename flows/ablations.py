@@ -86,7 +86,12 @@ def parse_variant(root: Path, text: str) -> Variant:
         key, equals, value = word.partition("=")
         if not (key and equals and value):
             raise SettingsError(f"variant '{text}': '{word}' must be KEY=VALUE, without blanks")
-        changes.append((key, yaml.safe_load(value)))
+        try:
+            changes.append((key, yaml.safe_load(value)))
+        except yaml.YAMLError as error:
+            raise SettingsError(
+                f"variant '{text}': {key} = {value} is not YAML: {error}"
+            ) from error
     if not changes:
         raise SettingsError("a variant must change something: KEY=VALUE KEY=VALUE ...")
     name = re.sub(r"[^\w.=-]+", "_", text.strip())

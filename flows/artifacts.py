@@ -105,8 +105,8 @@ def links(root: Path) -> list[str]:
 
 
 def mlflow_page() -> str:
-    """Return where a person finds MLflow."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    """Return where a person finds MLflow: a worker may know it by another name than a browser."""
+    uri = os.environ.get("MLFLOW_PAGE_URL") or os.environ.get("MLFLOW_TRACKING_URI", "")
     return without_secret(uri).rstrip("/") if uri.startswith("http") else MLFLOW
 
 

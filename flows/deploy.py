@@ -62,9 +62,12 @@ def make_queue(client: SyncPrefectClient) -> None:
     except ObjectNotFound:
         client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
     try:
-        client.read_work_queue_by_name(QUEUE, work_pool_name=POOL)
+        queue = client.read_work_queue_by_name(QUEUE, work_pool_name=POOL)
     except ObjectNotFound:
         client.create_work_queue(name=QUEUE, concurrency_limit=1, work_pool_name=POOL)
+    else:
+        # `prefect deploy` by hand makes a queue without a limit.
+        client.update_work_queue(queue.id, concurrency_limit=1)
 
 
 def notify(client: SyncPrefectClient, url: str) -> None:

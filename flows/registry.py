@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from stages.command import without_secret
 from stages.errors import DataError, DistilleryError
 
 
@@ -21,7 +22,7 @@ def ask(root: Path, action: str, *options: str) -> Any:
     if done.returncode != 0:
         # The last entry of its log is the reason; the time before it would only be in the way.
         reason = re.split(r"(?m)^\d\d:\d\d:\d\d ", done.stderr)[-1].strip()
-        raise DistilleryError(reason or f"{action} exited with {done.returncode}")
+        raise DistilleryError(without_secret(reason) or f"{action} exited with {done.returncode}")
     try:
         return json.loads(done.stdout)
     except ValueError as error:

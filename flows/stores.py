@@ -17,7 +17,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
+from urllib.parse import quote, unquote, urlparse
 
 from flows import server
 from flows.findings import Finding
@@ -136,10 +136,25 @@ def check_prefect(root: Path) -> Iterator[Finding]:
         return
     deployments = _ask(prefect, *prefect.question)
     is_late = {"flow_runs": {"state": {"name": {"any_": ["Late"]}}}}
-    if late := _ask(prefect, "/flow_runs/count", is_late):
-        yield Finding("wrong", f"{late} scheduled runs are late: is a worker up? docs/flows.md")
+    late = _ask(prefect, "/flow_runs/filter", is_late)
+    pools = sorted({run["work_pool_name"] or "none" for run in late})
+    idle = [pool for pool in pools if not _has_worker(prefect, pool)]
+    if idle:
+        said = f"{len(late)} runs are late, and no worker is up for pool {', '.join(idle)}"
+        yield Finding("wrong", f"{said}: docs/flows.md")
+    elif late:
+        yield Finding("warning", f"{len(late)} runs wait until those before them have ended")
     scheduled = [d["name"] for d in deployments if any(s["active"] for s in d["schedules"])]
     yield Finding("good", f"{len(deployments)} deployments, {len(scheduled)} on a schedule")
+
+
+def _has_worker(prefect: Server, pool: str) -> bool:
+    try:
+        workers = _ask(prefect, f"/work_pools/{quote(pool)}/workers/filter", {})
+    except urllib.error.HTTPError:
+        # The pool was deleted.
+        return False
+    return any(worker["status"] == "ONLINE" for worker in workers)
 
 
 def _ask_remote(repository: Any) -> Finding:
@@ -211,7 +226,11 @@ def _read_store(database: Path) -> tuple[list[str], int]:
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10)) as store:
         if (said := store.execute("PRAGMA quick_check").fetchone()[0]) != "ok":
             raise sqlite3.DatabaseError(said)
-        places = [row[0] for row in store.execute("SELECT storage_location FROM model_versions")]
+        # A version that was deleted on MLflow's page keeps its row.
+        rows = store.execute(
+            "SELECT storage_location FROM model_versions WHERE current_stage != 'Deleted_Internal'"
+        )
+        places = [row[0] for row in rows]
         hanging = store.execute(
             "SELECT count(*) FROM registered_model_tags "
             "WHERE key LIKE 'alias_change.%' AND value LIKE '%\"state\": \"intended\"%'"

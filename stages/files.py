@@ -145,10 +145,16 @@ def read_json(path: Path) -> Any:
 def file_lock(path: Path, patience_seconds: float | None = None) -> Iterator[None]:
     """Hold a lock that the system frees when its process dies, however it dies.
 
+    Who may only read the file, because another user made it, may lock it as well.
+
     Raises:
         BlockingIOError: another process held it for all of `patience_seconds` (None: wait on).
     """
-    with path.open("a") as file:
+    try:
+        opened = path.open("a")
+    except PermissionError:
+        opened = path.open()
+    with opened as file:
         deadline = None if patience_seconds is None else time.monotonic() + patience_seconds
         while True:
             try:

@@ -57,6 +57,8 @@ def small_store(folder: Path, empty_database: Path) -> Path:
     (folder / "artifacts").mkdir(parents=True)
     shutil.copy(empty_database, folder / "mlflow.db")
     (folder / "artifacts/note.txt").write_text("kept", encoding="utf-8")
+    # Not the archive's own, which has the same name.
+    (folder / "artifacts/manifest.json").write_text("{}", encoding="utf-8")
     return folder
 
 

@@ -20,6 +20,7 @@ import pytest
 from toy_project import make_project
 
 from flows import server
+from flows.stores import check_prefect
 from tests.asking import ask, deployments, final_state, start_run, wait_until
 from tests.living import outliving
 
@@ -246,13 +247,18 @@ def test_ctrl_c_stops_the_stage_that_runs_and_leaves_nothing(built: Path, prefec
 
 
 def test_deployments_load_are_scheduled_run_and_tell_what_is_stale(
-    built: Path, prefect: str, told: list[str]
+    built: Path, prefect: str, told: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("flows", "stages", "prefect.yaml"):
         (built / name).symlink_to(ROOT / name)
     env = environment(built, prefect) | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
+    # As `prefect deploy` by hand makes them.
+    ask(prefect, "work_pools/", {"name": "local", "type": "process"})
+    ask(prefect, "work_pools/local/queues", {"name": "workspace"})
     deploy = [sys.executable, "-m", "flows.deploy"]
     subprocess.run(deploy, cwd=built, env=env | {"NOTIFY_URL": told[0]}, check=True)
+    queue = ask(prefect, "work_pools/local/queues/workspace", method="GET")
+    assert queue["concurrency_limit"] == 1
     found = deployments(prefect)
     assert set(found) == {
         "distillation/on-demand",
@@ -277,6 +283,12 @@ def test_deployments_load_are_scheduled_run_and_tell_what_is_stale(
         "flow_runs": {"state": {"name": {"any_": ["Scheduled"]}}},
     }
     wait_until(lambda: ask(prefect, "flow_runs/filter", scheduled), 30)
+    # Late by name, and not yet for the worker.
+    details = {"scheduled_time": "2099-01-01T00:00:00Z"}
+    late = {"state": {"type": "SCHEDULED", "name": "Late", "state_details": details}}
+    ask(prefect, f"deployments/{nightly['id']}/create_flow_run", late)
+    monkeypatch.setenv("PREFECT_API_URL", prefect)
+    assert "1 runs are late, and no worker is up for pool local" in said_of_prefect(built)
 
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "local"]
     worker = subprocess.Popen(command, cwd=built, env=env)
@@ -289,9 +301,15 @@ def test_deployments_load_are_scheduled_run_and_tell_what_is_stale(
         assert (state["type"], state["name"], state["message"]) == ("COMPLETED", "Stale", message)
         wait_until(lambda: len(told) > 1, 30)
         assert f"check: Stale\n{message}" in told[1]
+        # Where a worker is up it is no fault.
+        assert "1 runs wait until those before them have ended" in said_of_prefect(built)
     finally:
         worker.send_signal(signal.SIGINT)
         worker.wait(30)
+
+
+def said_of_prefect(root: Path) -> str:
+    return "\n".join(finding.said for finding in check_prefect(root))
 
 
 @pytest.fixture

@@ -108,6 +108,9 @@ def test_the_page_of_a_run_shows_every_check_and_leads_to_the_version(
     assert "| retention | **FAILS** | 0.88 | at least 0.9 | teacher / student |" in page
     assert "[student version 3 (small)](https://mlflow.example/#/models/student/versions/3)" in page
     assert "secret" not in page
+    # A worker in a container knows the server by a name that no browser does.
+    monkeypatch.setenv("MLFLOW_PAGE_URL", "https://here.example")
+    assert "(https://here.example/#/models/student/versions/3)" in results_page(reports, results)
 
 
 def test_tables_line_up() -> None:

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.logging import disable_run_logger
 
 from flows import registry
-from flows.promotion import promotion_page
+from flows.promotion import promotion_page, rollback
 from stages.errors import DataError, DistilleryError
 
 ANSWER: dict[str, Any] = {
@@ -37,6 +38,20 @@ def test_the_registry_is_asked_through_its_command(
     fake_registry(monkeypatch, tmp_path, "print(json.dumps(sys.argv[1:]))")
     asked = registry.ask(tmp_path, "promote", "--reason", "why not")
     assert asked == ["-m", "stages.registry.promotion", "promote", "--json", "--reason", "why not"]
+
+
+def test_a_change_is_no_failure_for_want_of_its_page_and_takes_any_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dvc.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    # No server takes the artifact; to roll back once more would undo it.
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    script = f"print(json.dumps({ANSWER!r} | {{'message': sys.argv[-1]}}))"
+    fake_registry(monkeypatch, tmp_path, script)
+    with disable_run_logger():
+        state = rollback.fn("- too slow")
+    assert (state.type.value, state.message) == ("COMPLETED", "--reason=- too slow")
 
 
 def test_a_refusal_is_told_in_the_registrys_own_words(

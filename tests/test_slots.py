@@ -1,6 +1,8 @@
 """Who may use the machine when: exclusive stages alone, others side by side, nobody forgotten."""
 
+import os
 import random
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -164,6 +166,24 @@ def test_exclusive_stages_of_two_flows_with_one_lock_run_one_after_the_other(
     first.finish()
     assert second.served_after(1.0) == {0}
     second.finish()
+
+
+def test_machine_lock_that_another_user_made_can_be_held() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        lock = Path(folder) / "gpu"
+        lock.touch()
+        lock.chmod(0o444)
+        Path(folder).chmod(0o755)
+        if (child := os.fork()) == 0:
+            code = 1
+            try:
+                if os.getuid() == 0:
+                    os.setuid(65534)
+                with Slots(1, 2, machine_lock=lock).claim(0, is_exclusive=True):
+                    code = 0
+            finally:
+                os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -116,7 +116,7 @@ def _extract(archive: Path, target: Path) -> dict[str, Any]:
         found = {
             path.relative_to(target).as_posix(): sha256_of(path)
             for path in target.rglob("*")
-            if path.is_file() and path.name != MANIFEST
+            if path.is_file() and path != target / MANIFEST
         }
     except (tarfile.TarError, OSError, ValueError, KeyError) as error:
         raise DataError(f"{archive} is not a whole backup: {error}") from error
