@@ -143,6 +143,11 @@ def test_a_classifier_of_another_label_order_is_refused(model: Path, tmp_path: P
         open_model(tmp_path / "tuned", {"kind": "regression", "labels": None}, 0.0, 1)
 
 
+def test_what_answers_with_a_number_says_so_to_pipelines(model: Path) -> None:
+    assert open_classifier(model, None, dropout=0.0, seed=1).config.problem_type == "regression"
+    assert open_classifier(model, ["a", "b"], dropout=0.0, seed=1).config.problem_type is None
+
+
 def test_same_seed_gives_the_same_score(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

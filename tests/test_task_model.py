@@ -73,6 +73,7 @@ def write_task(folder: Path, kind: str) -> Path:
         "metrics": ["pearson"] if kind == "regression" else ["accuracy"],
         "scored_by": ["pearson"] if kind == "regression" else ["accuracy"],
         "is_derived": True,
+        "pair": True,
         "validation_splits": ["validation"],
     }
     (folder / "task.json").write_text(json.dumps(about))
@@ -99,7 +100,12 @@ def test_a_classifier_is_exported_with_the_score_of_every_file(
     )
     task = write_task(tmp_path / "task", "classification")
     out, report = tmp_path / "out" / "toy", tmp_path / "toy.json"
+    tuning = settings.evaluation.finetune.model_copy(update={"max_validation_examples": 50})
+    settings = settings.model_copy(
+        update={"evaluation": settings.evaluation.model_copy(update={"finetune": tuning})}
+    )
     result = export_task_model(model, task, settings, out, report)
+    assert result["num_examples"] == 50
     assert json.loads(report.read_text()) == result
     assert set(result["scores"]) == {"PyTorch", "model.onnx", "model.int8.onnx"}
     assert result["scores"]["model.onnx"] == result["scores"]["PyTorch"]
@@ -114,6 +120,10 @@ def test_a_classifier_is_exported_with_the_score_of_every_file(
     assert names_in == ["input_ids", "attention_mask", "token_type_ids"]
     feeds = {name: np.ones((3, 11), dtype=np.int64) for name in names_in}
     assert session.run(["logits"], feeds)[0].shape == (3, 2)
+    assert (
+        '{"text": "A text of your own.", "text_pair": "And another."}'
+        in (out / "README.md").read_text()
+    )
     about = yaml.safe_load((out / "README.md").read_text().split("---\n")[1])
     assert about["pipeline_tag"] == "text-classification"
     value = about["model-index"][0]["results"][0]["metrics"][0]["value"]

@@ -32,6 +32,8 @@ def open_classifier(
     """
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     config.num_labels = len(labels) if labels else 1
+    # Without a word of it, transformers' pipeline would squeeze a number between 0 and 1.
+    config.problem_type = None if labels else "regression"
     if labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: i for i, label in enumerate(labels)}

@@ -28,6 +28,7 @@ class TaskResult:
     num_examples: int
     split: str
     labels: list[str] | None
+    is_pair: bool
     scores: Mapping[str, float]
     """By artefact, 0 to 100."""
 
@@ -101,12 +102,12 @@ def _what_it_is(config: Mapping[str, Any], result: TaskResult | None) -> str:
             ("n_heads", "num_attention_heads"),
         )
     )
-    kind = "masked language model"
+    kind = "A distilled masked language model"
     if result:
         labels = ", ".join(result.labels) if result.labels else "a number"
-        kind = f"encoder fine-tuned on {result.title} ({labels})"
+        kind = f"An encoder fine-tuned on {result.title} ({labels})"
     return (
-        f"A distilled {kind}: {layers} layers of width {width}, {heads} heads, "
+        f"{kind}: {layers} layers of width {width}, {heads} heads, "
         f"{config['vocab_size']:,} tokens, sequences of up to {config['max_position_embeddings']} "
         f"tokens. It is a stock `{config['architectures'][0]}` and needs no code but transformers "
         "or ONNX Runtime."
@@ -115,11 +116,13 @@ def _what_it_is(config: Mapping[str, Any], result: TaskResult | None) -> str:
 
 def _use(result: TaskResult | None) -> list[str]:
     pipeline = "text-classification" if result else "fill-mask"
-    text = "A text of your own." if result else "Returns the [MASK] of the array."
+    given = '"A text of your own."' if result else '"Returns the [MASK] of the array."'
+    if result and result.is_pair:
+        given = '{"text": "A text of your own.", "text_pair": "And another."}'
     return [
         "## Use",
         "```python\nfrom transformers import pipeline\n\n"
-        f'answer = pipeline("{pipeline}", model="path/to/this/folder")("{text}")\n```',
+        f'answer = pipeline("{pipeline}", model="path/to/this/folder")({given})\n```',
     ]
 
 

@@ -56,9 +56,12 @@ def export_task_model(
         )
     split = task["validation_splits"][0]
     # Choices of a grid differ in how they train, not in what they read.
-    max_length = settings.evaluation.finetune.choices(task["name"])[0].max_length
-    tokenizer = source / TOKENIZER
-    examples = read_examples(task_folder, split, tokenizer, max_length, None)
+    tuning = settings.evaluation.finetune.choices(task["name"])[0]
+    max_length, tokenizer = tuning.max_length, source / TOKENIZER
+    # Those that fine-tuning is scored on, so that PyTorch's score is the one its report has.
+    examples = read_examples(
+        task_folder, split, tokenizer, max_length, tuning.max_validation_examples
+    )
     with atomic_output(out) as folder:
         folder.mkdir()
         copied = copy_model(source, folder, max_length)
@@ -103,6 +106,7 @@ def export_task_model(
             num_examples=len(examples),
             split=split,
             labels=task["labels"],
+            is_pair=task["pair"],
             scores=scores,
         )
         card = model_card(out.name, model.config.to_dict(), result, result=about)
