@@ -1,5 +1,6 @@
 """What the end of a run shows: tables for people, from the reports alone."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from flows import demo
 from flows.artifacts import results_page
-from flows.results import as_markdown, as_text, read_results, verdict_lines
+from flows.results import Results, as_markdown, as_text, read_results, verdict_lines
 from stages.files import write_json
 
 SPREAD = {"median": 80.0, "min": 78.5, "max": 81.0}
@@ -57,40 +58,32 @@ def reports(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def results(reports: Path) -> Results:
+    found = read_results(reports)
+    assert found is not None
+    return found
+
+
 def test_without_reports_there_are_no_results(tmp_path: Path) -> None:
     assert read_results(tmp_path) is None
 
 
-def test_the_teacher_comes_first_and_the_baseline_last_and_marked(reports: Path) -> None:
-    results = read_results(reports)
-    assert results is not None
+def test_the_teacher_comes_first_and_the_baseline_last_and_marked(results: Results) -> None:
     assert [row[0] for row in results.rows] == ["teacher", "small", "mlm_only (baseline)"]
 
 
-def test_a_row_says_each_number_with_its_unit_and_a_missing_one_as_a_dash(reports: Path) -> None:
-    results = read_results(reports)
-    assert results is not None
+def test_a_row_says_each_number_with_its_unit_and_a_missing_one_as_a_dash(results: Results) -> None:
     assert results.rows[2] == (
-        "mlm_only (baseline)",
-        "22.7 M",
-        "91",
-        "1.84x",
-        "80.0 (78.5-81.0)",
-        "80.0",
-        "-",
-        "2.500",
-    )
+        "mlm_only (baseline)", "22.7 M", "91", "1.84x", "80.0 (78.5-81.0)", "80.0", "-", "2.500"
+    )  # fmt: skip
 
 
-def test_tasks_made_from_the_corpus_are_never_called_glue(reports: Path) -> None:
-    results = read_results(reports)
-    assert results is not None
+def test_tasks_made_from_the_corpus_are_never_called_glue(results: Results) -> None:
     assert "Made from the corpus and not GLUE: Acceptability." in results.notes
 
 
-def test_the_verdict_names_each_check_that_failed(reports: Path) -> None:
-    results = read_results(reports)
-    assert results is not None
+def test_the_verdict_names_each_check_that_failed(results: Results) -> None:
     assert verdict_lines(results.verdicts) == [
         "small does not pass the gate: 1 of 2 checks",
         "  fails retention: 0.88, must be at least 0.9",
@@ -98,11 +91,9 @@ def test_the_verdict_names_each_check_that_failed(reports: Path) -> None:
 
 
 def test_the_page_of_a_run_shows_every_check_and_leads_to_the_version(
-    reports: Path, monkeypatch: pytest.MonkeyPatch
+    reports: Path, results: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ada:secret@mlflow.example/")
-    results = read_results(reports)
-    assert results is not None
     page = results_page(reports, results)
     assert "| speedup | passes | 1.86 | at least 1.2 | teacher / student |" in page
     assert "| retention | **FAILS** | 0.88 | at least 0.9 | teacher / student |" in page
@@ -124,16 +115,10 @@ def test_tables_line_up() -> None:
     assert as_markdown(header, rows).splitlines()[:2] == ["| model | score |", "| --- | ---: |"]
 
 
-def test_a_table_too_wide_for_the_terminal_is_turned(reports: Path) -> None:
-    results = read_results(reports)
-    assert results is not None
+def test_a_table_too_wide_for_the_terminal_is_turned(reports: Path, results: Results) -> None:
     wide = demo.closing_words(reports, results, {}, width=200)
     narrow = demo.closing_words(reports, results, {}, width=60)
-    assert any(
-        line.startswith("model") and "parameters" in line
-        for table in wide[3:4]
-        for line in table.splitlines()
-    )
+    assert re.search("^model.* parameters", wide[3], re.MULTILINE)
     assert narrow[3].splitlines()[0].split() == [
         "model",
         "teacher",
@@ -143,9 +128,7 @@ def test_a_table_too_wide_for_the_terminal_is_turned(reports: Path) -> None:
     ]
 
 
-def test_the_demo_says_who_serves_and_what_could_instead(reports: Path) -> None:
-    results = read_results(reports)
-    assert results is not None
+def test_the_demo_says_who_serves_and_what_could_instead(reports: Path, results: Results) -> None:
     first = {"model": "student", "version": 1, "student": "small"}
     words = demo.closing_words(
         reports, results, {"champion": first, "challenger": {**first, "version": 2}}, width=200
