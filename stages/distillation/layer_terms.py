@@ -94,19 +94,9 @@ def _hidden_term(
     width = teacher.hidden_size * (1 if is_tinybert else len(all_pairs))
     clean = settings.reduction == "clean"
     loss = state_mse if is_tinybert else normalised_mse
-    learnt: dict[int, nn.Module] = {}
-    if settings.projection == "none":
-        _same("width", student.hidden_size, teacher.hidden_size)
-        learnt = {layer: nn.Identity() for layer, _ in pairs}
-    for layer, _ in pairs if not learnt else ():
-        name = {
-            "shared": f"{settings.kind}_shared",
-            "per_kind": f"{settings.kind}_{'layers' if layer else 'embeddings'}",
-            "per_layer": f"{settings.kind}_layer_{layer}",
-        }[settings.projection]
-        if name not in projections:
-            projections[name] = nn.Linear(student.hidden_size, teacher.hidden_size)
-        learnt[layer] = projections[name]
+    learnt = {
+        layer: _projection(settings, layer, student, teacher, projections) for layer, _ in pairs
+    }
 
     def count(batch: Batch) -> float:
         return width * (_num_real(batch) if clean else batch["attention_mask"].numel())
@@ -121,6 +111,27 @@ def _hidden_term(
         return None
     taps = [Taps(hidden=frozenset(layers)) for layers in zip(*pairs, strict=True)]
     return LayerTerm(settings.kind, settings.weight, taps[0], taps[1], count, sum_of)
+
+
+def _projection(
+    settings: HiddenStates | FeatureMaps,
+    layer: int,
+    student: Any,
+    teacher: Any,
+    projections: nn.ModuleDict,
+) -> nn.Module:
+    """Return what a layer's states go through before they are compared, made where it is new."""
+    if settings.projection == "none":
+        _same("width", student.hidden_size, teacher.hidden_size)
+        return nn.Identity()
+    name = {
+        "shared": f"{settings.kind}_shared",
+        "per_kind": f"{settings.kind}_{'layers' if layer else 'embeddings'}",
+        "per_layer": f"{settings.kind}_layer_{layer}",
+    }[settings.projection]
+    if name not in projections:
+        projections[name] = nn.Linear(student.hidden_size, teacher.hidden_size)
+    return projections[name]
 
 
 def _attention_term(

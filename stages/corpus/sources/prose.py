@@ -11,7 +11,6 @@ from stages.corpus.sources.layout import blocks
 
 # --------------------------------------------------------------------------------- markup
 
-_SIMPLE_MATH = re.compile(r"[A-Za-z0-9 ]{1,12}")
 _MARKUP: list[tuple[re.Pattern[str], str]] = [
     (re.compile(r"`\\ ?(?=\w)"), "`"),  # `name`\\s
     (re.compile(r"<!--.*?-->|</?[a-zA-Z][a-zA-Z0-9]*(?: [^<>]*)?/?>"), " "),  # HTML
