@@ -3,7 +3,6 @@
 from stages.params.corpus import (
     BookcorpusSource,
     BooksSource,
-    Corpus,
     Curate,
     DocstringsSource,
     Expectations,
@@ -16,27 +15,14 @@ from stages.params.corpus import (
     TextSource,
     WikipediaSource,
 )
-from stages.params.evaluation import (
-    Evaluation,
-    FineTune,
-    Grid,
-    SpeedTest,
-    TaskTuning,
-)
-from stages.params.loading import (
-    PARAMS,
-    PROFILES,
-    load,
-    profile_names,
-    use,
-)
+from stages.params.evaluation import Evaluation, FineTune, Grid, SpeedTest, TaskTuning
+from stages.params.loading import PARAMS, PROFILES, load, profile_names, use
 from stages.params.objectives import (
     AttentionMaps,
     AttentionScores,
     Cosine,
     FeatureMaps,
     HiddenStates,
-    LayerPairs,
     MaskedTokens,
     MixedLabels,
     ObjectiveSettings,
@@ -49,31 +35,15 @@ from stages.params.recipes import (
     AtRandom,
     FromEmbeddings,
     FromLayers,
-    FromStudent,
     MobileBertShape,
     Phase,
     Recipe,
     Shape,
     Successor,
 )
-from stages.params.release import (
-    Export,
-    Gate,
-    Registry,
-)
-from stages.params.students import (
-    AnyStudent,
-    Distill,
-    Student,
-    Weights,
-)
-from stages.params.tasks import (
-    TASK_NAMES,
-    Augmentation,
-    OwnTask,
-    TaskDistillation,
-    TaskPhase,
-)
+from stages.params.release import Export, Gate
+from stages.params.students import Distill, Student, Weights
+from stages.params.tasks import TASK_NAMES, Augmentation, OwnTask, TaskDistillation, TaskPhase
 from stages.params.teacher import (
     FolderTeacher,
     HubTeacher,
@@ -83,83 +53,5 @@ from stages.params.teacher import (
     TeacherSource,
     WheelTeacher,
 )
-from stages.params.training import (
-    Launch,
-    Masking,
-    Schedule,
-)
-from stages.params.whole import (
-    Params,
-)
-
-__all__ = [
-    "PARAMS",
-    "PROFILES",
-    "TASK_NAMES",
-    "TEACHER",
-    "AnyStudent",
-    "AtRandom",
-    "AttentionMaps",
-    "AttentionScores",
-    "Augmentation",
-    "BookcorpusSource",
-    "BooksSource",
-    "Corpus",
-    "Cosine",
-    "Curate",
-    "Distill",
-    "DocstringsSource",
-    "Evaluation",
-    "Expectations",
-    "Export",
-    "FeatureMaps",
-    "FilesSource",
-    "FineTune",
-    "FolderTeacher",
-    "FromEmbeddings",
-    "FromLayers",
-    "FromStudent",
-    "Gate",
-    "Grid",
-    "HiddenStates",
-    "HubTeacher",
-    "IBBertTeacher",
-    "JsonlSource",
-    "Launch",
-    "LayerPairs",
-    "MaskedTokens",
-    "Masking",
-    "MediawikiSource",
-    "MixedLabels",
-    "MobileBertShape",
-    "ObjectiveSettings",
-    "OtherTeacher",
-    "OwnTask",
-    "Params",
-    "ParquetSource",
-    "Patience",
-    "Phase",
-    "Recipe",
-    "Registry",
-    "Relations",
-    "Schedule",
-    "Shape",
-    "Shards",
-    "SoftTargets",
-    "Source",
-    "SpeedTest",
-    "Student",
-    "Successor",
-    "TaskDistillation",
-    "TaskPhase",
-    "TaskTuning",
-    "Teacher",
-    "TeacherSource",
-    "TextSource",
-    "Weights",
-    "WheelTeacher",
-    "WikipediaSource",
-    "load",
-    "profile_names",
-    "use",
-]
+from stages.params.training import Launch, Masking, Schedule
+from stages.params.whole import Params
