@@ -1,6 +1,8 @@
 """Sources of text, and the stage that reads one into a documents file."""
 
 import json
+import random
+import resource
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 
 from stages.corpus.ahead import in_order
 from stages.corpus.documents import read_source
-from stages.corpus.records import Drops, Tally, read_documents
+from stages.corpus.records import Document, Drops, Tally, document_writer, read_documents
 from stages.corpus.sources import KINDS, docstrings, hub, reader_of
 from stages.corpus.sources.bookcorpus import paragraphs
 from stages.corpus.sources.modules import docstrings_of
@@ -154,6 +156,25 @@ def test_a_source_that_gives_nothing_says_what_to_do(library, tmp_path):
     ):
         read_source("text", settings_with(source_of("aaa_empty")), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_cannot_grow_is_what_is_told(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def write() -> None:
+        with document_writer(tmp_path / "documents.parquet") as writer:
+            for seed in range(8):
+                text = random.Random(seed).randbytes(500_000).hex()
+                writer.write(Document("a", "a", "a", text))
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
+    try:
+        # As on a full disk; not what closing the rest of the file would say.
+        with pytest.raises(OSError, match="File too large"):
+            write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_only_the_first_examples_of_a_reason_are_kept():

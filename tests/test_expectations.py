@@ -146,13 +146,25 @@ def test_the_version_before_is_the_last_other_corpus_found_good(tmp_path):
     ]
     first, second, third = outlines
     assert previous_of(path, first) is None
-    write_json(path, versions_json(first, None))
+    write_json(path, versions_json(path, first))
     # Judged again, the same corpus is still the first of its kind.
     assert previous_of(path, first) is None
     assert previous_of(path, second) == first
-    write_json(path, versions_json(second, first))
+    write_json(path, versions_json(path, second))
     assert previous_of(path, second) == first
     assert previous_of(path, third) == second
+    # Another profile in between, with other sources or another tokenizer, is another corpus.
+    for other in (
+        replace(third, tokenizer_sha256="1", digest="1"),
+        replace(third, sources={"books": 1.0}, digest="2"),
+    ):
+        assert previous_of(path, other) is None
+        write_json(path, versions_json(path, other))
+        assert previous_of(path, other) is None
+    assert previous_of(path, second) == first
+    write_json(path, versions_json(path, third))
+    assert previous_of(path, third) == second
+    assert len(read_json(path)["versions"]) == 4
 
 
 def test_drift_is_the_share_that_would_have_to_be_other(tmp_path):
@@ -164,14 +176,7 @@ def test_drift_is_the_share_that_would_have_to_be_other(tmp_path):
     assert moved.length_distance == pytest.approx(0.25)
     assert moved.token_distance < 0.01
     assert drift(before, before) == Drift(0, 0, 0)
-
-
-def test_another_tokenizer_or_other_sources_are_not_compared(tmp_path):
-    one = measure(planted(tmp_path / "one", set())).outline
-    nothing = Drift(None, None, None)
-    assert drift(one, replace(one, tokenizer_sha256="1")) == nothing
-    assert drift(one, replace(one, sources={"books": 1.0})) == nothing
-    assert drift(one, None) == nothing
+    assert drift(before, None) == Drift(None, None, None)
 
 
 def test_malformed_rows_are_counted():

@@ -84,6 +84,7 @@ def paragraphs_of(wikitext: str, **more) -> list[str]:
         ("A{{citation needed}} b {{Unclosed | c [[d]].", "A b Unclosed | c d."),
         ("x<sup>2</sup>, 10<sup>5</sup>, H<sub>2</sub>O <math>\\frac{a}{b}</math><math>n</math>.",
          "x2, 10^5, H2O n."),
+        ("So\n\n<math>\\frac{a}{b}</math>.\n\n", "So"),
         ("<!-- no -->Yes<!-- never closed {{", "Yes"),
         ("Text {| not a table |} here.", "Text not a table here."),
     ],

@@ -4,8 +4,8 @@ By hand: python -m stages.corpus.expectations --shards data/shards \
              --report reports/expectations.json --versions reports/corpus_versions.json \
              --docs reports/data_docs --passed data/shards_passed.json
 Writes the report and, for people, Great Expectations' Data Docs (open index.html in a browser).
---versions holds the last corpus that was found good, in outline: it is read to see how far this one
-has drifted, and replaced if this one is good.
+--versions holds the corpora that were found good last, in outline: it is read to see how far this
+one has drifted, and replaced if this one is good.
 --passed is there only where all holds, and names the shards and nothing else: training depends on
 it, and so another bound that holds as well trains nothing anew.
 
@@ -199,7 +199,7 @@ def main(arguments: argparse.Namespace) -> None:
     write_json(arguments.report, report)
     if not report["passed"]:
         raise DataError(explain(verdicts, statistics, arguments.docs))
-    write_json(arguments.versions, versions_json(statistics.outline, previous))
+    write_json(arguments.versions, versions_json(arguments.versions, statistics.outline))
     manifest = sha256_of(arguments.shards / "manifest.json")
     write_json(arguments.passed, {"manifest_sha256": manifest})
     log.info(

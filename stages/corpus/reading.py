@@ -78,7 +78,7 @@ class Sequences:
 
 
 def open_split(shards: Path, split: str, verify: bool = True) -> Sequences:
-    """Open a split of a shards folder; `verify` checks every shard against its sha256.
+    """Open a split of a shards folder; `verify` checks every file against its sha256.
 
     Raises:
         DataError: a file is missing, damaged, or of a format that this version does not read.
@@ -92,7 +92,8 @@ def open_split(shards: Path, split: str, verify: bool = True) -> Sequences:
     length = manifest["sequence_length"]
     listed = manifest["splits"][split]["shards"]
     if verify:
-        _check_all(shards, listed)
+        # Shards made before these were listed can still be read.
+        _check_all(shards, [*listed, *manifest.get("arrays", [])])
     pieces, marks = [], []
     for shard in listed:
         for ids, starts in _map(shards / shard["file"], length):

@@ -5,7 +5,7 @@ A documents file is Parquet with the columns id, source, title and text (docs/da
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -173,8 +173,12 @@ def document_writer(path: Path) -> Iterator[DocumentWriter]:
         writer = DocumentWriter(target)
         try:
             yield writer
-        finally:
-            writer.close()
+        except BaseException:
+            # What went wrong is told by this, and not by closing what it has left.
+            with suppress(OSError, pa.ArrowException):
+                writer.close()
+            raise
+        writer.close()
 
 
 def open_documents(path: Path) -> Any:

@@ -40,12 +40,23 @@ from stages.corpus.records import Drops, open_documents
 from stages.corpus.tokenising import Encoder, Tokens, continuations
 from stages.corpus.workers import workers
 from stages.errors import DataError, Interrupted
-from stages.files import atomic_output, read_json, scratch, sha256_of, write_json
+from stages.files import (
+    atomic_output,
+    file_lock,
+    fingerprint,
+    read_json,
+    scratch,
+    sha256_of,
+    write_json,
+)
 
 DOCUMENTS_PER_BATCH = 64
 MAX_LOST_WORKERS = 3
 LIBRARIES = ("numpy", "pyarrow", "sentencex", "tokenizers")
-"""What decides the bytes of a shard, besides this code."""
+MODULES = ("health", "packing", "reading", "records", "shards", "tokenising")
+"""What decides the bytes of a shard, beside its inputs and settings."""
+SECONDS_TO_LET_GO = 2
+FINISHED = (".arrow", ".npy", ".json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +68,7 @@ class Shard:
     settings: params.Shards
     number: int
     versions: dict[str, str]
-    """Of LIBRARIES: a worker that has others makes other shards, and must not."""
+    """Of LIBRARIES and MODULES: a worker that has others makes other shards, and must not."""
     out: Path
     """Without a suffix. The rows appear as .arrow, their token counts as .npy, and at last what
     they are as .json, which says that the shard is done."""
@@ -68,12 +79,14 @@ class Shard:
 
 def make_shard(shard: Shard) -> None:
     """Write a shard, unless it is done."""
-    if shard.out.with_suffix(".json").exists():
+    # All three: a kill while finished work was being deleted may have left any of them.
+    if all(shard.out.with_suffix(suffix).exists() for suffix in FINISHED):
         return
     if (found := versions()) != shard.versions:
         raise DataError(
             f"the worker on {platform.node()} has {found}, and the shards are made with "
-            f"{shard.versions}: install the same requirements.lock everywhere"
+            f"{shard.versions}: install the same requirements.lock everywhere, and start workers "
+            "again when the code has changed"
         )
     encoder, common, continues = _tokenizer(shard.tokenizer)
     settings = shard.settings
@@ -117,8 +130,9 @@ def make_shard(shard: Shard) -> None:
 
 @cache
 def versions() -> dict[str, str]:
-    """Return the versions of LIBRARIES here, which takes milliseconds to find out."""
-    return {name: version(name) for name in LIBRARIES}
+    """Return the versions of LIBRARIES here, and the checksum of MODULES; it takes milliseconds."""
+    code = [sha256_of(Path(__file__).with_name(f"{name}.py")) for name in MODULES]
+    return {**{name: version(name) for name in LIBRARIES}, "code": fingerprint(code)}
 
 
 @cache
@@ -169,6 +183,9 @@ def make_shards(
 
     Returns:
         The manifest.
+
+    Raises:
+        DataError: a split has no sequence, or another process makes the same shards.
     """
     encoder = Encoder(tokenizer)
     tokenizer_sha256 = sha256_of(tokenizer)
@@ -190,24 +207,14 @@ def make_shards(
         ]
         for split in SPLITS
     }
-    _make_all([shard for split in SPLITS for shard in shards[split]], workers)
-    manifest = {
-        "format": FORMAT,
-        "sequence_length": settings.sequence_length,
-        "vocabulary_size": encoder.vocabulary_size,
-        "tokenizer_sha256": tokenizer_sha256,
-        "special_ids": asdict(encoder.special),
-        "params": settings.model_dump(),
-    }
-    with atomic_output(out) as folder:
-        folder.mkdir()
-        manifest["splits"] = {split: _assemble(shards[split], folder, split) for split in SPLITS}
-        counts = sum(np.load(shard.out.with_suffix(".npy")) for shard in shards["train"])
-        np.save(folder / "token_counts.npy", counts)
-        np.save(folder / "continuations.npy", continuations(encoder.tokenizer))
-        write_json(folder / "manifest.json", manifest)
-    shutil.rmtree(work)
-    return manifest
+    try:
+        with file_lock(work / ".lock", SECONDS_TO_LET_GO):
+            _make_all([shard for split in SPLITS for shard in shards[split]], workers)
+            return _write_folder(shards, out, encoder, tokenizer_sha256)
+    except BlockingIOError as error:
+        raise DataError(
+            f"another process makes these shards in {work}: wait for it, or stop it and run again"
+        ) from error
 
 
 def _make_all(shards: list[Shard], workers: Workers) -> None:
@@ -227,6 +234,36 @@ def _make_all(shards: list[Shard], workers: Workers) -> None:
         f"worker processes were lost {MAX_LOST_WORKERS} times, perhaps for want of memory; the "
         "finished shards are kept: run the same command again, with fewer other programs"
     )
+
+
+def _write_folder(
+    shards: dict[str, list[Shard]], out: Path, encoder: Encoder, tokenizer_sha256: str
+) -> dict[str, Any]:
+    """Write the shards folder from finished shards, delete these, and return the manifest."""
+    settings = shards["train"][0].settings
+    with atomic_output(out) as folder:
+        folder.mkdir()
+        splits = {split: _assemble(shards[split], folder, split) for split in SPLITS}
+        counts = sum(np.load(shard.out.with_suffix(".npy")) for shard in shards["train"])
+        arrays = {"token_counts": counts, "continuations": continuations(encoder.tokenizer)}
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array)
+        manifest = {
+            "format": FORMAT,
+            "sequence_length": settings.sequence_length,
+            "vocabulary_size": encoder.vocabulary_size,
+            "tokenizer_sha256": tokenizer_sha256,
+            "special_ids": asdict(encoder.special),
+            "params": settings.model_dump(),
+            "splits": splits,
+            "arrays": [
+                {"file": f"{name}.npy", "sha256": sha256_of(folder / f"{name}.npy")}
+                for name in arrays
+            ],
+        }
+        write_json(folder / "manifest.json", manifest)
+    shutil.rmtree(shards["train"][0].out.parent)
+    return manifest
 
 
 def _assemble(shards: list[Shard], folder: Path, split: str) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """What a corpus looks like in outline, and how far it is from the version before it.
 
-The outline is a few kilobytes of JSON that git keeps (reports/corpus_versions.json). It holds the
-last corpus that was found good, and the one before that, so that judging the same corpus again
-gives the same verdict.
+The outline is a few kilobytes of JSON that git keeps (reports/corpus_versions.json). Of each kind
+of corpus, by sources and tokenizer, it holds the last that was found good, and the one before that,
+so that judging the same corpus again gives the same verdict. Another profile in between does not
+matter.
 """
 
 from dataclasses import asdict, dataclass
@@ -29,6 +30,13 @@ class Outline:
     lengths: dict[str, float]
     """Documents by the binary logarithm of their tokens."""
     tokens: dict[str, float]
+
+    def is_comparable(self, other: "Outline") -> bool:
+        """Return whether both have the same sources and tokenizer."""
+        return (
+            self.tokenizer_sha256 == other.tokenizer_sha256
+            and self.sources.keys() == other.sources.keys()
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +75,19 @@ def outline(shards: Path, counts: NDArray[np.int64]) -> Outline:
 
 
 def previous_of(path: Path, current: Outline) -> Outline | None:
-    """Return the version before this one, None if there is none."""
-    kept = [Outline(**one) for one in read_json(path)["versions"]] if path.exists() else []
-    return next((one for one in kept if one.digest != current.digest), None)
+    """Return the version before this one, None if there is none.
+
+    Another tokenizer, or other names among the sources, make another corpus.
+    """
+    return next(
+        (one for one in _others(path, current) if one.is_comparable(current)),
+        None,
+    )
 
 
 def drift(current: Outline, previous: Outline | None) -> Drift:
-    """Return how far a corpus is from its previous version.
-
-    Another tokenizer, or other names among the sources, make it another corpus: nothing is
-    compared.
-    """
-    if (
-        previous is None
-        or previous.tokenizer_sha256 != current.tokenizer_sha256
-        or previous.sources.keys() != current.sources.keys()
-    ):
+    """Return how far a corpus is from its previous version."""
+    if previous is None:
         return Drift(None, None, None)
     return Drift(
         token_distance=_distance(current.tokens, previous.tokens),
@@ -91,9 +96,17 @@ def drift(current: Outline, previous: Outline | None) -> Drift:
     )
 
 
-def versions_json(current: Outline, previous: Outline | None) -> dict[str, Any]:
+def versions_json(path: Path, current: Outline) -> dict[str, Any]:
     """Return what the file holds once the current version is found good."""
-    return {"versions": [asdict(one) for one in (current, previous) if one is not None]}
+    previous = previous_of(path, current)
+    others = [one for one in _others(path, current) if not one.is_comparable(current)]
+    newest = [current, *([] if previous is None else [previous])]
+    return {"versions": [asdict(one) for one in [*newest, *others]]}
+
+
+def _others(path: Path, current: Outline) -> list[Outline]:
+    kept = [Outline(**one) for one in read_json(path)["versions"]] if path.exists() else []
+    return [one for one in kept if one.digest != current.digest]
 
 
 def _shares(counts: dict[str, int]) -> dict[str, float]:

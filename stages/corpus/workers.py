@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 
 from stages.command import log
@@ -62,7 +62,8 @@ def cluster(address: str) -> Iterator[Executor]:
 
     Raises:
         SettingsError: `distributed` is not installed, or nothing answers at the address.
-        DistilleryError: one piece of work has ended several workers, one after the other.
+        DistilleryError: one piece of work has ended several workers, one after the other, or the
+            scheduler is gone.
     """
     try:
         from distributed import Client, KilledWorker
@@ -79,7 +80,8 @@ def cluster(address: str) -> Iterator[Executor]:
             f"({error}); start one with `dask scheduler`, or set null to use this machine alone"
         ) from error
     with client:
-        log.info("%d workers at %s", len(client.nthreads()), address)
+        num_workers = len(client.nthreads())
+        log.info("%d workers at %s%s", num_workers, address, "" if num_workers else "; waiting")
         executor = client.get_executor(pure=False)
         try:
             yield executor
@@ -87,6 +89,11 @@ def cluster(address: str) -> Iterator[Executor]:
             raise DistilleryError(
                 f"a shard has ended several workers of {address}, perhaps for want of memory; "
                 f"what is finished is kept, run the same command again ({error})"
+            ) from error
+        except CancelledError as error:
+            raise DistilleryError(
+                f"the Dask scheduler at {address} was lost; what is finished is kept: start it and "
+                "its workers again, and run the same command"
             ) from error
         finally:
             executor.shutdown(wait=False)

@@ -28,6 +28,7 @@ _HEADING = re.compile(r"(={1,6})\s*(.+?)\s*\1\s*$")
 _ITEM = re.compile(r"[*#:;]+\s*")
 _PLAIN_LINK = re.compile(r"\[\[:?([^\[\]{}|<>\n&]*)(?:\|([^\[\]{}|<>\n&]*))?\]\]")
 _NEEDS_PARSER = re.compile(r"\[|\{\{|<|&")
+_WORD = re.compile(r"\w")
 _STYLE = re.compile(r"'{2,}")
 _LEFT_OVER = re.compile(r"\[\[|\]\]|\{\{+|\}\}+|\{\||\|\}|</?[a-z]+\b[^<>]*>", re.I)
 _SWITCH = re.compile(r"__[A-Z]+__")
@@ -61,7 +62,8 @@ def prose(
         text = _plain(raw)
         if level and (not apparatus_level or level <= apparatus_level):
             apparatus_level = level if text.lower() in APPARATUS else 0
-        if not text:
+        # Where a formula stood by itself, a full stop may be left.
+        if not _WORD.search(text):
             continue
         reason = None
         if apparatus_level:
