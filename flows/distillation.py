@@ -31,7 +31,17 @@ from flows import own_files
 from flows.artifacts import Progress, write_artifacts
 from flows.choices import AS_IT_IS, Profile, Targets
 from flows.environment import project_root
-from flows.graph import RETRY_SECONDS, DvcBusy, Graph, Passing, Stage, read_changed, read_graph
+from flows.graph import (
+    RETRY_SECONDS,
+    STRAY,
+    DvcBusy,
+    Graph,
+    Passing,
+    Stage,
+    read_changed,
+    read_graph,
+    read_strays,
+)
 from flows.records import report_outcome, with_server
 from flows.slots import Slots, Stopped, gpus, num_cores
 from flows.stage_process import StageResult, run_stage
@@ -92,6 +102,7 @@ def distillation(
         if targets:
             graph = graph.upstream_of(targets)
         stale = graph.downstream_of(read_changed())
+        strays = read_strays()
     except DistilleryError as error:
         return Failed(message=str(error))
     get_run_logger().info(
@@ -102,6 +113,8 @@ def distillation(
     )
     for said in own_files.changed(root, settings).values():
         get_run_logger().warning(said)
+    for path in strays:
+        get_run_logger().warning(STRAY, path)
     run = Run(
         root=root,
         dvc=WarmDvc(),

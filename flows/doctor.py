@@ -20,6 +20,7 @@ import psutil
 
 from flows import environment, own_files, server
 from flows.findings import MARK, Finding, State
+from flows.graph import STRAY, read_strays
 from flows.stores import check_mlflow, check_prefect, check_remote
 from flows.ui import PORTS
 from stages import params
@@ -129,7 +130,7 @@ def check_ports(root: Path) -> Iterator[Finding]:
 
 
 def check_dvc(root: Path) -> Iterator[Finding]:
-    """Locks that a killed DVC left, and a dvc.lock that was cut short."""
+    """Locks of a killed DVC, a dvc.lock that was cut short, and what earlier settings left."""
     import yaml
 
     held = root / ".dvc/tmp/rwlock"
@@ -156,6 +157,8 @@ def check_dvc(root: Path) -> Iterator[Finding]:
         yield Finding("wrong", f"dvc.lock is damaged ({type(error).__name__}); restore it from git")
         return
     yield Finding("good", f"dvc.lock records {len(stages)} stages")
+    for path in read_strays():
+        yield Finding("warning", STRAY % path)
 
 
 CHECKS: dict[str, Callable[[Path], Iterator[Finding]]] = {

@@ -17,6 +17,10 @@ from stages.command import log
 from stages.errors import DistilleryError, SettingsError
 
 RETRY_SECONDS = [5.0, 15.0, 45.0]
+STRAY = (
+    "%s is of earlier settings: no stage makes it, but stages read the folder it lies in; delete "
+    "it, or another checkout finds them changed"
+)
 
 
 class Passing(DistilleryError):  # noqa: N818 - an outcome
@@ -141,6 +145,30 @@ def _read_changed() -> dict[str, list[str]]:
     with _repository() as repository:
         status: dict[str, list[Any]] = repository.status()
     return {name: [_explain(change) for change in changes] for name, changes in status.items()}
+
+
+def read_strays() -> list[Path]:
+    """Return what lies among the outputs of stages and is none: what earlier settings left.
+
+    DVC takes the folder that a stage reads for what is in it, and brings only outputs into another
+    checkout: there, the stages that read such a folder would have changed.
+    """
+    with _repository() as repository:
+        root = Path(repository.root_dir)
+        outs = {Path(out.fs_path) for out in repository.index.outs}
+        # What DVC does not keep is in git, and comes with it.
+        kept = [Path(out.fs_path) for out in repository.index.outs if out.use_cache]
+        read = {Path(dep.fs_path) for s in repository.index.stages for dep in s.deps}
+    folders = [path for path in sorted(read) if any(path in out.parents for out in kept)]
+    return [path.relative_to(root) for folder in folders for path in _strays(folder, outs)]
+
+
+def _strays(folder: Path, outs: set[Path]) -> Iterator[Path]:
+    for path in sorted(folder.glob("[!.]*")):
+        if any(path in out.parents for out in outs):
+            yield from _strays(path, outs)
+        elif path not in outs:
+            yield path
 
 
 def _explain(change: Any) -> str:

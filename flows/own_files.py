@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from stages.corpus.sources.files import expand
-from stages.params import FilesSource, Params
+from stages.params import FilesSource, FolderTeacher, Params
 
 
 def changed(root: Path, settings: Params) -> dict[str, str]:
@@ -44,6 +44,9 @@ def _watched(root: Path, settings: Params) -> Mapping[str, tuple[Path, list[Path
         if name in settings.evaluation.tasks:
             files = list(_files(root / task.folder))
             watched[f"tasks@{name}"] = (root / "data" / "tasks" / name, files)
+    if isinstance(settings.teacher.source, FolderTeacher):
+        files = [path for path in (root / settings.teacher.source.path).glob("*") if path.is_file()]
+        watched["fetch_teacher"] = (root / "models" / "teacher_source", files)
     return watched
 
 

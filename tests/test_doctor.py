@@ -22,7 +22,7 @@ from stages.errors import DistilleryError
 from stages.tracking.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
-WHAT_IS_MADE = ("documents/novels", "tasks/genre")
+WHAT_IS_MADE = ("data/documents/novels", "data/tasks/genre", "models/teacher_source")
 
 
 def states(findings: object) -> list[str]:
@@ -88,20 +88,25 @@ def test_files_that_changed_after_they_were_read_are_named(project: Path) -> Non
     settings = yaml.safe_load((project / "params.yaml").read_text())
     settings["corpus"]["sources"] = {"novels": {"kind": "books", "files": ["raw/*.txt"]}}
     settings["evaluation"] |= {"tasks": ["genre"], "own_tasks": {"genre": own}}
+    sha256 = settings["teacher"]["source"]["sha256"]
+    settings["teacher"]["source"] = {"kind": "folder", "path": "raw/teacher", "sha256": sha256}
     (project / "params.yaml").write_text(yaml.safe_dump(settings))
     plant(project / "raw" / "emma.txt", days_old=3)
     plant(project / "raw" / "genre" / "train.tsv", days_old=3)
-    made = [plant(project / "data" / name / "x", 1).parent for name in WHAT_IS_MADE]
-    for folder in (project / "raw", project / "raw" / "genre"):
+    plant(project / "raw" / "teacher" / "tokenizer.json", days_old=3)
+    made = [plant(project / name / "x", 1).parent for name in WHAT_IS_MADE]
+    for folder in (project / "raw", project / "raw" / "genre", project / "raw" / "teacher"):
         os.utime(folder, (time.time() - 3 * 86400,) * 2)
     assert states(doctor.check_settings(project)) == ["good"]
     os.utime(project / "raw" / "emma.txt")
     os.utime(project / "raw" / "genre")
+    os.utime(project / "raw" / "teacher" / "tokenizer.json")
     for folder in made:
         os.utime(folder, (time.time() - 86400,) * 2)
     said = [finding.said for finding in doctor.check_settings(project)]
     assert said[1].startswith("raw/emma.txt changed after documents@novels had read it, and DVC")
     assert said[2].endswith("read it again: dvc repro --force --single-item tasks@genre")
+    assert said[3].endswith("read it again: dvc repro --force --single-item fetch_teacher")
 
 
 def test_locks_of_a_dead_dvc_are_told_from_those_of_a_living_one(project: Path) -> None:

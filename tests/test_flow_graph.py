@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from toy_project import make_project
 
-from flows.graph import Graph, ordered, read_changed, read_graph
+from flows.graph import Graph, ordered, read_changed, read_graph, read_strays
 from stages.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,3 +91,32 @@ def test_a_broken_dvc_yaml_is_the_users_to_mend(
     make_project(tmp_path, "stages: [nonsense")
     with pytest.raises(SettingsError, match=r"DVC cannot read .*dvc\.yaml"):
         read_graph()
+
+
+def test_what_earlier_settings_left_among_outputs_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A student that was taken out of params.yaml: `ls` reads the folder that it still lies in."""
+    monkeypatch.chdir(tmp_path)
+    make_project(
+        tmp_path,
+        """
+        stages:
+          make:
+            foreach: [a, b]
+            do:
+              cmd: mkdir -p made/${item}
+              outs:
+              - made/${item}
+              - report/${item}.json:
+                  cache: false
+          ls:
+            cmd: ls made report > list.txt
+            deps: [made, report]
+            outs: [list.txt]
+        """,
+    )
+    assert read_strays() == []
+    for path in ("made/a", "made/old", "made/.left.12345678", "report/old.json"):
+        (tmp_path / path).mkdir(parents=True)
+    assert read_strays() == [Path("made/old")]
