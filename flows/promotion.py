@@ -14,6 +14,7 @@ from typing import Any, Literal
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas import State
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from flows import registry
@@ -54,6 +55,9 @@ def _change(action: Action, reason: str, options: list[str]) -> State[Any]:
     root = project_root()
     # One word: a reason may begin with a dash.
     given = [f"--reason={reason}"] if reason else []
+    if flow_run.id:
+        # A run that is retried after its worker died must not roll back what it rolled back.
+        given.append(f"--request={flow_run.id}")
     try:
         answer = registry.ask(root, action, *given, *options)
     except DistilleryError as error:

@@ -3,6 +3,7 @@
 import gc
 import signal
 import sys
+import traceback
 from types import TracebackType
 
 
@@ -11,7 +12,11 @@ def _end(kind: type[BaseException], error: BaseException, trace: TracebackType |
     if issubclass(kind, KeyboardInterrupt):
         sys.stderr.write("stopped; run the same command again to go on\n")
     else:
-        sys.__excepthook__(kind, error, trace)
+        from stages.command import without_secret
+
+        # A library may name a server by its whole address.
+        said = "".join(traceback.format_exception(kind, error, trace))
+        sys.stderr.write(without_secret(said))
 
 
 if sys.argv[:1] == ["-m"]:

@@ -19,6 +19,15 @@ from stages.errors import DistilleryError
 log = logging.getLogger("distillery")
 
 
+def _scrub(record: logging.LogRecord) -> bool:
+    """Cut the password out of every address in a message; a library's error may hold one."""
+    record.msg, record.args = without_secret(record.getMessage()), None
+    return True
+
+
+log.addFilter(_scrub)
+
+
 def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
     """Parse the command line, run `main`, and leave the process with the right exit code."""
     # What has been imported stays; stages/__init__.py says why the collector was off.
@@ -30,7 +39,7 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
         main(arguments)
     except DistilleryError as error:
         # The message is for the user to act on; a traceback would only hide it.
-        log.error("%s", without_secret(str(error)))  # noqa: TRY400
+        log.error("%s", error)  # noqa: TRY400
         sys.exit(error.exit_code)
     except OSError as error:
         if error.filename is None and error.errno is None:

@@ -439,6 +439,19 @@ def test_champion_that_was_set_on_mlflows_page_is_said_entered_and_can_be_taken_
 
 
 @pytest.mark.slow
+def test_request_that_is_made_twice_is_done_once(two_versions, capsys):
+    promotion.promote(two_versions, MODEL, 1)
+    promotion.promote(two_versions, MODEL, 2)
+    first = answer(capsys, "rollback", "--request", "run-1")
+    again = answer(capsys, "rollback", "--request", "run-1")
+    assert (first["version"], first["changed"]) == (1, True)
+    assert (again["version"], again["replaced"], again["changed"]) == (1, 2, False)
+    assert "by this request already" in again["message"]
+    assert answer(capsys, "rollback", "--request", "run-2")["version"] == 2
+    assert not answer(capsys, "promote", "--version", "1", "--request", "run-2")["changed"]
+
+
+@pytest.mark.slow
 def test_dry_run_checks_everything_and_changes_nothing(two_versions):
     outcome = promotion.promote(two_versions, MODEL, 1, dry_run=True)
     assert "would become the champion" in outcome.message

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+import stages
 from stages import params
-from stages.command import without_secret
+from stages.command import log, without_secret
 from stages.errors import DistilleryError, SettingsError, TeacherError
 from stages.files import sha256_of
 from stages.params import FolderTeacher, WheelTeacher
@@ -136,6 +137,18 @@ def test_passwords_in_addresses_are_not_shown() -> None:
     assert without_secret("http://me:secret@host:5000/api") == "http://host:5000/api"
     assert without_secret("at http://me:p@ss:w%rd@host/x, or") == "at http://host/x, or"
     assert without_secret("sqlite:////a/b.db") == "sqlite:////a/b.db"
+
+
+def test_neither_log_nor_traceback_shows_the_password_of_an_address(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = OSError("API request to http://me:secret@host/api failed")
+    log.warning("version 1 goes on: %s", error)
+    stages._end(OSError, error, None)
+    assert "API request to http://host/api failed" in caplog.text
+    told = capsys.readouterr().err
+    assert "OSError: API request to http://host/api failed" in told
+    assert "secret" not in caplog.text + told
 
 
 def test_an_error_about_the_registry_does_not_tell_its_password() -> None:

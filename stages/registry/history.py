@@ -63,19 +63,25 @@ class Change:
     gate: dict[str, Any]
     """`passed`, and the value of every check as it was at that moment."""
     state: State
+    request: str = ""
+    """Names what may be asked for twice and is to happen once, such as a flow run; may be empty."""
 
 
 def new_change(
-    action: Action, before: Aliases, after: Aliases, reason: str, gate: dict[str, Any]
+    action: Action,
+    before: Aliases,
+    after: Aliases,
+    reason: str,
+    gate: dict[str, Any],
+    request: str = "",
 ) -> Change:
     """Return a change that is intended now, by whoever runs this process."""
     now = datetime.now(UTC)
     # Random digits keep two writers of one moment from overwriting each other's entry.
     key = f"{PREFIX}{now:{KEY_TIME}}.{secrets.token_hex(4)}"
     when = now.isoformat(timespec="seconds")
-    return Change(
-        key, action, before, after, who(), when, reason[:MAX_REASON_CHARACTERS], gate, "intended"
-    )
+    said = reason[:MAX_REASON_CHARACTERS]
+    return Change(key, action, before, after, who(), when, said, gate, "intended", request)
 
 
 def aliases_now(store: Store, model: str) -> Aliases:
@@ -147,6 +153,12 @@ def settle(store: Store, model: str) -> None:
         found = new_change("outside", before, after, "found so: not made by these commands", {})
         _write(store, model, _after(replace(found, state="done", who="unknown"), past))
         _move_previous(store, model, after.previous)
+
+
+def answered(store: Store, model: str, request: str) -> Change | None:
+    """Return the change that a request has led to already; one without a name is a new one."""
+    asked = [c for c in read(store, model) if c.request == request and c.state == "done"]
+    return asked[-1] if request and asked else None
 
 
 def read(store: Store, model: str) -> list[Change]:

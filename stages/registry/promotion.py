@@ -63,6 +63,7 @@ def promote(
     reason: str = "",
     dry_run: bool = False,
     needs_approval: bool = False,
+    request: str = "",
 ) -> Promotion:
     """Make a version the champion.
 
@@ -73,6 +74,7 @@ def promote(
         reason: why, for the history.
         dry_run: check everything and change nothing.
         needs_approval: somebody must have approved the version.
+        request: names what may be asked for twice and is to happen once; empty: a new request.
 
     Raises:
         GateError: the version's gate report has failed checks, or there is none; or nobody has
@@ -82,6 +84,8 @@ def promote(
     with store.locked():
         if not dry_run:
             history.settle(store, model)
+        if done := history.answered(store, model, request):
+            return _done_before(store, model, done)
         candidate = _chosen(store, model, version)
         before = history.aliases_now(store, model)
         if before.champion == candidate.version:
@@ -94,11 +98,13 @@ def promote(
             gate["approved_by"] = candidate.approved_by
         check_loads(candidate)
         after = Aliases(candidate.version, before.champion)
-        change = history.new_change("promote", before, after, reason, gate)
+        change = history.new_change("promote", before, after, reason, gate, request)
         return _conclude(store, candidate, change, dry_run)
 
 
-def rollback(store: Store, model: str, reason: str = "", dry_run: bool = False) -> Promotion:
+def rollback(
+    store: Store, model: str, reason: str = "", dry_run: bool = False, request: str = ""
+) -> Promotion:
     """Make the previous champion the champion again.
 
     The gate is recorded but not asked a second time: the version was promoted once, and taking a
@@ -110,6 +116,8 @@ def rollback(store: Store, model: str, reason: str = "", dry_run: bool = False) 
     with store.locked():
         if not dry_run:
             history.settle(store, model)
+        if done := history.answered(store, model, request):
+            return _done_before(store, model, done)
         before = history.aliases_now(store, model)
         if before.previous is None or before.previous == before.champion:
             raise DistilleryError(
@@ -120,7 +128,7 @@ def rollback(store: Store, model: str, reason: str = "", dry_run: bool = False) 
         check_loads(candidate)
         after = Aliases(before.previous, before.champion)
         gate = evidence(read_gate(store, candidate))
-        change = history.new_change("rollback", before, after, reason, gate)
+        change = history.new_change("rollback", before, after, reason, gate, request)
         return _conclude(store, candidate, change, dry_run)
 
 
@@ -156,7 +164,13 @@ def main(arguments: argparse.Namespace) -> None:
     answer: Any
     if arguments.command == "promote":
         outcome = promote(
-            store, model, arguments.version, arguments.reason, arguments.dry_run, settings.approval
+            store,
+            model,
+            arguments.version,
+            arguments.reason,
+            arguments.dry_run,
+            settings.approval,
+            arguments.request,
         )
         answer, lines = asdict(outcome), [outcome.message]
     elif arguments.command == "approve":
@@ -164,7 +178,7 @@ def main(arguments: argparse.Namespace) -> None:
         answer = asdict(approved)
         lines = [f"{model} version {approved.version} is approved by {approved.approved_by}"]
     elif arguments.command == "rollback":
-        outcome = rollback(store, model, arguments.reason, arguments.dry_run)
+        outcome = rollback(store, model, arguments.reason, arguments.dry_run, arguments.request)
         answer, lines = asdict(outcome), [outcome.message]
     elif arguments.command == "status":
         versions = status(store, model)
@@ -200,6 +214,9 @@ def command_line() -> argparse.ArgumentParser:
             command.add_argument("--reason", default="", help="why, for the history")
         if name in ("promote", "rollback"):
             command.add_argument("--dry-run", action="store_true", help="check, change nothing")
+            command.add_argument(
+                "--request", default="", help="a name; what was done under it is not done again"
+            )
         if name in ("promote", "approve"):
             command.add_argument("--version", type=int, help="its number (default: the challenger)")
     return parser
@@ -247,6 +264,24 @@ def _conclude(store: Store, version: Version, change: Change, dry_run: bool) -> 
         run_id=version.run_id,
         reason=change.reason,
         message=f"{version.model} version {version.version} ({version.student}) {said}",
+    )
+
+
+def _done_before(store: Store, model: str, change: Change) -> Promotion:
+    """Say what a request came to when it was made first."""
+    assert change.after.champion is not None, "a promotion and a rollback end with a champion"
+    version = get_version(store, model, change.after.champion)
+    return Promotion(
+        action=change.action,
+        model=model,
+        version=version.version,
+        replaced=change.before.champion,
+        changed=False,
+        student=version.student,
+        run_id=version.run_id,
+        reason=change.reason,
+        message=f"{model} version {version.version} ({version.student}) was made the champion by "
+        f"this request already, at {change.when}",
     )
 
 
