@@ -1,5 +1,6 @@
 """Cleaning, de-duplication and hold-out."""
 
+import random
 import tempfile
 import tracemalloc
 from pathlib import Path
@@ -152,6 +153,20 @@ def test_an_empty_corpus_says_why_and_what_to_do(tmp_path):
     with pytest.raises(DataError, match=r"no document is left .* too_few_words 2.*min_words"):
         curate(tmp_path / "in", ["a"], tmp_path / "out", RULES, seed=3)
     assert not (tmp_path / "out").exists()
+
+
+def test_damaged_documents_are_named(tmp_path):
+    write_source(tmp_path / "in", "a", [random.Random(i).randbytes(2000).hex() for i in range(50)])
+    path = tmp_path / "in" / "a" / "documents.parquet"
+    stored = bytearray(path.read_bytes())
+    middle = len(stored) // 2
+    stored[middle : middle + 500] = bytes(500)
+    path.write_bytes(stored)
+    with pytest.raises(DataError, match=r"a/documents\.parquet is damaged .*dvc repro"):
+        curate(tmp_path / "in", ["a"], tmp_path / "out", RULES, seed=0)
+    path.write_bytes(stored[:100])
+    with pytest.raises(DataError, match=r"a/documents\.parquet is damaged"):
+        curate(tmp_path / "in", ["a"], tmp_path / "out", RULES, seed=0)
 
 
 def test_a_missing_source_is_named(tmp_path):

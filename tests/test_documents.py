@@ -177,6 +177,18 @@ def test_a_file_that_cannot_grow_is_what_is_told(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_warnings_past_the_first_are_told_of_and_hide_no_other_source_s():
+    one, other = Tally(), Tally()
+    for number in range(25):
+        one.warn(f"file {number} is empty")
+    other.warn("the other's file is empty")
+    one.include(other)
+    assert one.warnings[19:] == [
+        "file 19 is empty", "there were more warnings; the log has them all",
+        "the other's file is empty",
+    ]  # fmt: skip
+
+
 def test_only_the_first_examples_of_a_reason_are_kept():
     drops = Drops()
     for i in range(5):

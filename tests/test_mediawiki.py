@@ -214,7 +214,9 @@ def test_invalid_utf8_is_said_and_survived(read):
     content = dump_of(page(1), page(2, "A caf\u00e9 stood there."), page(3))
     found, tally = read(content.replace("\u00e9".encode(), b"\xe9"))
     assert [document.text for document in found][1] == "A caf\ufffd stood there."
-    assert tally.warnings == ["page 'Title 2' holds bytes that are not UTF-8; they became U+FFFD"]
+    assert tally.warnings == [
+        "dump.xml: page 'Title 2' holds bytes that are not UTF-8; they became U+FFFD"
+    ]
 
 
 def test_a_damaged_page_spoils_no_other(read):

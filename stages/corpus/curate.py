@@ -13,7 +13,6 @@ they are sorted 24, and about 80 for each that repeats; 512 bytes a document are
 
 import argparse
 import hashlib
-import os
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
@@ -39,7 +38,7 @@ from stages.corpus.records import (
     read_documents,
     table_of,
 )
-from stages.corpus.workers import processes
+from stages.corpus.workers import num_cores, processes
 from stages.errors import DataError
 from stages.files import atomic_output, read_json, write_json
 
@@ -255,7 +254,7 @@ def _clean(
             calls.append((clean_piece, (name, path, group, out, rules)))
     if num_workers is None:
         is_large = sum(path.stat().st_size for path in paths.values()) > PARALLEL_BYTES
-        num_workers = os.cpu_count() or 1 if is_large else 0
+        num_workers = num_cores() if is_large else 0
     pieces, hashes = [], []
     on_disk = scratch / "signatures"
     with (

@@ -86,6 +86,8 @@ class Tally:
         log.warning("%s", message)
         if len(self.warnings) < MAX_WARNINGS:
             self.warnings.append(message)
+        elif len(self.warnings) == MAX_WARNINGS:
+            self.warnings.append("there were more warnings; the log has them all")
 
     def as_json(self) -> dict[str, Any]:
         """Return the counts in the form of drops.json."""
@@ -110,7 +112,7 @@ class Tally:
         self.num_read += other.num_read
         self.documents |= other.documents
         self.paragraphs |= other.paragraphs
-        self.warnings = [*self.warnings, *other.warnings][:MAX_WARNINGS]
+        self.warnings = [*self.warnings, *other.warnings]
 
 
 def table_of(documents: list[Document]) -> Any:
@@ -181,23 +183,24 @@ def document_writer(path: Path) -> Iterator[DocumentWriter]:
         writer.close()
 
 
-def open_documents(path: Path) -> Any:
-    """Return a documents file as an open `pyarrow.parquet.ParquetFile`.
+@contextmanager
+def open_documents(path: Path) -> Iterator[Any]:
+    """Yield a documents file as a `pyarrow.parquet.ParquetFile`.
 
     Raises:
-        DataError: the file is absent, damaged, or has other columns.
+        DataError: the file is absent or has other columns, or what the block reads is damaged.
     """
     try:
-        file = pq.ParquetFile(path)
+        with pq.ParquetFile(path) as file:
+            if file.schema_arrow.names != SCHEMA.names:
+                raise DataError(f"{path} has columns {file.schema_arrow.names}, not {SCHEMA.names}")
+            yield file
     except FileNotFoundError as error:
         raise DataError(
             f"{path} does not exist; run the stage that makes it (dvc repro)"
         ) from error
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path} is not Parquet ({error}); delete it and run dvc repro") from error
-    if file.schema_arrow.names != SCHEMA.names:
-        raise DataError(f"{path} has columns {file.schema_arrow.names}, not {SCHEMA.names}")
-    return file
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path} is damaged ({error}); delete it and run dvc repro") from error
 
 
 def read_documents(path: Path) -> Iterator[Document]:

@@ -6,6 +6,7 @@ Either is a `concurrent.futures.Executor`, and none of the work knows which.
 import gc
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor
@@ -20,8 +21,13 @@ SECONDS_TO_CONNECT = 30
 def workers(address: str | None, num_tasks: int) -> AbstractContextManager[Executor]:
     """Return the workers of the cluster at an address; without one, a process for each core."""
     if address is None:
-        return processes(min(os.cpu_count() or 1, num_tasks))
+        return processes(min(num_cores(), num_tasks))
     return cluster(address)
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use, which Slurm and containers may have made few."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 @contextmanager

@@ -5,7 +5,6 @@ A document is the prose of one docstring; its title is the qualified name of wha
 
 import hashlib
 import importlib.util
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 from stages.corpus.ahead import in_order
 from stages.corpus.records import Document, Tally
 from stages.corpus.sources.modules import Docstring, docstrings_of
-from stages.corpus.workers import processes
+from stages.corpus.workers import num_cores, processes
 from stages.errors import DataError
 from stages.params import DocstringsSource
 
@@ -37,7 +36,7 @@ def documents(
     num_characters = dict.fromkeys(settings.packages, 0)
     seen: set[str] = set()
     titles: Counter[str] = Counter()
-    num_workers = os.cpu_count() or 1
+    num_workers = num_cores()
     with processes(num_workers) as executor:
         unread = {
             package: in_order(

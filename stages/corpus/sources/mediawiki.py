@@ -5,20 +5,18 @@ multistream file has its index beside it, they decompress it too. Documents come
 the pages, whichever way they were read.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 from xml.etree import ElementTree
 
-from stages.command import log
 from stages.corpus.ahead import in_order
 from stages.corpus.records import Document, Tally
 from stages.corpus.sources import dump
 from stages.corpus.sources.files import matching
 from stages.corpus.sources.wikitext import is_disambiguation, is_redirect, prose
-from stages.corpus.workers import processes
+from stages.corpus.workers import num_cores, processes
 from stages.params import MediawikiSource
 
 BATCH_BYTES = 1 << 20
@@ -52,7 +50,7 @@ def _articles(name: str, settings: MediawikiSource, tally: Tally) -> Iterator[Do
     for path in paths:
         # All of them before any is read: a mistake shows at once, not after hours.
         dump.check(path)
-    num_workers = os.cpu_count() or 1
+    num_workers = num_cores()
     with processes(num_workers) as executor:
         for path in paths:
             try:
@@ -70,8 +68,8 @@ def _articles(name: str, settings: MediawikiSource, tally: Tally) -> Iterator[Do
             for batch in in_order(executor, num_workers, work):
                 for document, counted in batch.read:
                     for message in counted.warnings:
-                        log.warning("%s: %s", path, message)
-                    tally.include(counted)
+                        tally.warn(f"{path}: {message}")
+                    tally.include(replace(counted, warnings=[]))
                     if document is not None:
                         last = f"page '{document.title}'"
                         yield document
