@@ -253,6 +253,7 @@ def test_work_of_modernbert_is_counted() -> None:
         ("bert", shape("bert", 1), FromEmbeddings(kind="embeddings"), "is for a mobilebert"),
         ("roberta", shape("distilbert", 1), RANDOM, "from a bert teacher, not roberta"),
         ("modernbert", shape("modernbert", 1), layers(1), "must begin with 0"),
+        ("modernbert", shape("modernbert", 2), layers(0, 0), "must begin with 0, and have it once"),
         ("modernbert", shape("modernbert", 5), RANDOM, "at most the 4 layers of its teacher"),
     ],
 )

@@ -6,13 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertModel,
+    RobertaConfig,
+)
 
-from stages.errors import TeacherError
+from stages.errors import SettingsError, TeacherError
 from stages.files import sha256_of
 from stages.params import FolderTeacher, IBBertTeacher
 from stages.teacher.fetch import REQUIRED, fetch_teacher
-from stages.teacher.models import open_teacher, pooler_in, save_model
+from stages.teacher.models import check_reads, open_teacher, pooler_in, save_model
+from tests.tiny_models import VOCABULARY, tiny_sequences, tiny_teacher
 from tests.tiny_pipeline import save_teacher, save_tokenizer
 
 
@@ -82,6 +89,16 @@ def test_teacher_without_a_head_gets_one_only_to_be_trained(tmp_path: Path) -> N
     first, second = (open_teacher(tmp_path, seed=5, needs_head=False) for _ in range(2))
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_rows_longer_than_a_models_positions_are_refused() -> None:
+    # Both have 20; RoBERTa's first two are those of padding, which is 1, and before.
+    roberta = RobertaConfig(vocab_size=VOCABULARY, max_position_embeddings=20, pad_token_id=1)
+    for config, most in ((tiny_teacher().config, 20), (roberta, 18)):
+        check_reads(config, tiny_sequences(length=most), "teacher")
+        message = rf"sequence_length = {most + 2}: teacher has positions for {most} tokens"
+        with pytest.raises(SettingsError, match=message):
+            check_reads(config, tiny_sequences(length=most + 2), "teacher")
 
 
 def test_dropout_is_taken_from_the_settings(folder: Path) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stages.command import log, parser_for, run
-from stages.corpus.reading import Sequences, open_split
+from stages.corpus.reading import open_split
 from stages.distillation.phase_loss import PhaseLoss
 from stages.distillation.phases import (
     Stretch,
@@ -28,7 +28,7 @@ from stages.files import discard, make_lasting, scratch, sha256_of, write_json
 from stages.params import TEACHER, Distill, Params, Recipe, Successor, load
 from stages.students.building import build
 from stages.students.heads import num_parameters
-from stages.teacher.models import open_teacher, save_model
+from stages.teacher.models import check_reads, open_teacher, save_model
 from stages.tracking.live import Training, live_curve
 from stages.training.ahead import Ahead
 from stages.training.checkpoints import CurveRow
@@ -49,13 +49,14 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
     recipe, settings = params.recipes[arguments.student], params.distill
     sequences = open_split(arguments.shards, "train", verify=processes.is_first_here)
     models = {name: open_teacher(path).to(processes.device) for name, path in folders.items()}
-    for model in models.values():
-        check_same_vocabulary(sequences, model.config.vocab_size)
+    for name, model in models.items():
+        check_reads(model.config, sequences, name)
     taught_by = [models[name] for name in recipe.taught_by]
     dropout = settings.dropout if recipe.dropout is None else recipe.dropout
     before = models.get(getattr(recipe, "after", ""))
     student = build(taught_by[0], recipe, dropout=dropout, seed=params.seed, before=before)
     student = student.to(processes.device)
+    check_reads(student.config, sequences, arguments.student)
     if params.launch.compile:
         compile_layers(student)
     teacher = FrozenTeacher(
@@ -204,15 +205,6 @@ def following(
         return listener
     before = joined(outcomes)
     return lambda curve: listener([*before.curve, *later(curve, before.num_steps)])
-
-
-def check_same_vocabulary(sequences: Sequences, vocabulary_size: int) -> None:
-    """Refuse shards that were tokenised with another vocabulary than the teacher's."""
-    if sequences.vocabulary_size != vocabulary_size:
-        raise SettingsError(
-            f"the shards were made with a vocabulary of {sequences.vocabulary_size} tokens, the "
-            f"teacher has {vocabulary_size}: run dvc repro to make them with its tokenizer"
-        )
 
 
 def main(arguments: argparse.Namespace) -> None:

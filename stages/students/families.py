@@ -113,10 +113,10 @@ def _check_copy(teacher: Any, student: Any, layers: Sequence[int]) -> None:
                 f"layers cannot be copied: the student's {name} is {mine}, the teacher's {theirs}; "
                 "initialise it at random"
             )
-    if student.model_type == "modernbert" and layers[0] != 0:
+    if student.model_type == "modernbert" and (layers[0] != 0 or 0 in layers[1:]):
         raise SettingsError(
-            "initialise.layers of a ModernBERT student must begin with 0: only the teacher's first "
-            "layer works without a norm before its attention"
+            "initialise.layers of a ModernBERT student must begin with 0, and have it once: only "
+            "the teacher's first layer works without a norm before its attention"
         )
 
 

@@ -15,7 +15,7 @@ from stages.corpus.reading import open_split
 from stages.files import discard, scratch, sha256_of, write_json
 from stages.params import Params, Weights, load
 from stages.students.heads import num_parameters
-from stages.teacher.models import open_teacher, pooler_in, save_model
+from stages.teacher.models import check_reads, open_teacher, pooler_in, save_model
 from stages.training.ahead import Ahead
 from stages.training.batches import MaskedBatches
 from stages.training.checkpoints import CurveRow
@@ -72,6 +72,7 @@ def adapt_one(
     model = open_teacher(
         source, seed=seed, dropout=settings.dropout, needs_head=settings.adapt is None
     ).to(processes.device)
+    check_reads(model.config, sequences, title)
     report: dict[str, object] = {"num_parameters": num_parameters(model)}
 
     def measured() -> dict[str, float]:

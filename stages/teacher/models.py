@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -11,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 
-from stages.errors import TeacherError
+from stages.corpus.reading import Sequences
+from stages.errors import SettingsError, TeacherError
 from stages.files import atomic_output
 from stages.students.heads import quiet_transformers, set_dropout
 from stages.training.checkpoints import disk_errors
@@ -65,6 +67,33 @@ def open_teacher(
             "give teacher.adapt a schedule, which trains one on the corpus"
         )
     return model
+
+
+def check_reads(config: Any, sequences: Sequences, name: str) -> None:
+    """Refuse shards that a model cannot read.
+
+    Args:
+        config: The model's.
+        sequences: Rows of the shards.
+        name: The model's, as params.yaml has it.
+
+    Raises:
+        SettingsError: they have another vocabulary, or rows longer than the model has positions.
+    """
+    if sequences.vocabulary_size != config.vocab_size:
+        raise SettingsError(
+            f"the shards were made with a vocabulary of {sequences.vocabulary_size} tokens, the "
+            f"teacher has {config.vocab_size}: run dvc repro to make them with its tokenizer"
+        )
+    most = config.max_position_embeddings
+    if config.model_type == "roberta":
+        # Its positions begin after that of padding.
+        most -= config.pad_token_id + 1
+    if sequences.sequence_length > most:
+        raise SettingsError(
+            f"params.yaml: corpus.shards.sequence_length = {sequences.sequence_length}: {name} has "
+            f"positions for {most} tokens"
+        )
 
 
 def pooler_in(folder: Path) -> dict[str, Tensor]:
