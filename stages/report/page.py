@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from stages.lineage import Origin
-from stages.report import corpus, published, runtimes, sections, wording
+from stages.report import corpus, published, runtimes, sections, training, wording
 from stages.report.reading import Json, Reports
 from stages.report.svg import tag
 
@@ -43,7 +43,7 @@ def render(reports: Reports, summary: Json, teacher_name: str, links: Links, ori
     environment.filters.update(wording.FILTERS)
     models = sections.models(reports, summary)
     hero = sections.hero(models, reports)
-    costs = sections.costs(reports)
+    costs = training.costs(reports)
     timed = runtimes.runtimes(reports, models)
     return environment.get_template("page.html.j2").render(
         reports=reports,
@@ -61,7 +61,7 @@ def render(reports: Reports, summary: Json, teacher_name: str, links: Links, ori
         seeds=sections.seeds(reports),
         dots=sections.dots(reports, summary, models),
         scatters=sections.scatters(reports, summary, models),
-        curves=sections.curves(reports, models),
+        curves=training.curves(reports, models),
         drops=corpus.drops(reports),
         origin=origin,
         runtimes=timed,
