@@ -182,6 +182,18 @@ def test_a_book_is_its_chapters_without_licence_front_matter_and_contents(worksp
     assert whole.title == "a_book"
 
 
+def test_a_book_that_begins_without_a_heading_loses_no_line_of_its_text(workspace):
+    said = [f'"No," said {name}, and left.' for name in ("he", "she")]
+    first = ["A BOOK", "by Nobody", *[SENTENCES.strip()] * 3, *said, "The end of May began well."]
+    rest = ["CHAPTER II", SENTENCES.strip(), "END OF PART TWO", "The end of the second volume."]
+    (workspace / "raw" / "a.txt").write_text("\n\n".join([*first, *rest, "The End of Book II."]))
+    found, tally = read("books")
+    assert [document.text.split("\n\n") for document in found] == [
+        first[2:], [SENTENCES.strip()]
+    ]  # fmt: skip
+    assert tally.paragraphs.counts == {"front_matter": 2, "heading": 1, "ornament": 3}
+
+
 def test_bare_numerals_are_headings_where_they_count_on():
     is_heading = Headings()
     lines = ["I", "C.", "II", "1901", "III", "L", "IV.", "Chapter Five", "I.", "2", "Part of it"]
@@ -284,7 +296,7 @@ def test_tables_in_another_encoding_are_read_as_text_is(workspace):
 
 def test_a_parquet_file_is_read_piece_by_piece_up_to_its_damage(workspace):
     rng = np.random.default_rng(0)
-    rows = [rng.bytes(300).hex() for _ in range(20_000)]
+    rows = [rng.bytes(300).hex() for _ in range(12_000)]
     path = workspace / "raw" / "a.parquet"
     pq.write_table(pa.table({"text": rows}), path, row_group_size=len(rows), use_dictionary=False)
     settings = ParquetSource(kind="parquet", files=["raw/*"])

@@ -10,6 +10,8 @@ MAX_DOCUMENT_CHARACTERS = 8_000_000
 """A longer text is several documents: it is never held in memory as a whole."""
 MAX_FRONT_CHARACTERS = 30_000
 """What stands before the first chapter and is longer than this is text, not front matter."""
+MIN_FRONT_RUNNING = 3
+"""With so many paragraphs of running text before the first heading, the book has begun."""
 MAX_MARK_CHARACTERS = 400
 MIN_CHAPTER_WORDS = 40
 """A heading with less than this before the next one is a line of the contents."""
@@ -28,7 +30,11 @@ _HEADING = re.compile(
 )
 _NUMERAL = re.compile(r"(?:([IVXLC]{1,8})|(\d{1,3}))\.?")
 _VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100}
-_ORNAMENT = re.compile(r"[\W\d_]*|(?:the end|finis|the end of .{1,60})\W*|\[illustration.*\]", re.I)
+_ORNAMENT = re.compile(
+    r"[\W\d_]*|\[illustration.*\]"
+    r"|(?:finis|the end|(?:the )?end of (?:\w+ ){0,2}(?:book|vol|volume|part|story)[\s.,]*\w*)\W*",
+    re.I,
+)
 _STARTS = re.compile(r"\*\*\* ?START OF (?:THE|THIS) PROJECT GUTENBERG", re.I)
 _ENDS = re.compile(
     r"\*\*\* ?END OF (?:THE|THIS) PROJECT GUTENBERG|^End of (?:the )?Project Gut", re.I
@@ -113,8 +119,12 @@ def _text_of(part: Part, drops: Drops) -> Iterator[Part]:
     is_front = not part.heading and part.is_followed
     is_front = is_front and part.num_characters < MAX_FRONT_CHARACTERS
     kept = Part(part.heading)
+    num_running = 0
     for paragraph in part.paragraphs:
-        if is_front and not _is_running_text(paragraph):
+        is_running = is_front and _is_running_text(paragraph)
+        num_running += is_running
+        has_begun = num_running >= MIN_FRONT_RUNNING and not _is_title(paragraph)
+        if is_front and not is_running and not has_begun:
             drops.add("front_matter", paragraph)
         elif not kept.paragraphs and _is_title(paragraph):
             # Between the heading and the text: the chapter's name, or the book's before any.
