@@ -334,6 +334,18 @@ def test_texts_are_cut_and_examples_limited(model: Path, tmp_path: Path) -> None
     assert all(sum(types) > 0 for types in examples.types)
 
 
+@pytest.mark.parametrize("file", ["tokenizer.json", "model.safetensors"])
+def test_a_file_that_a_model_folder_lacks_is_named(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (model / file).unlink()
+    with pytest.raises(DataError, match=f"teacher/{file} does not exist"):
+        finetune(
+            model, write_task(tmp_path / "task"), settings(), ALONE, tmp_path / "r", tmp_path / "p"
+        )
+
+
 def test_missing_examples_are_named(model: Path, tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"nothing/train.parquet does not exist; run dvc repro tasks@"

@@ -33,6 +33,8 @@ def test_a_kept_model_has_the_score_of_its_seed(tmp_path: Path):
         other = report | {"model": "another"}
         with pytest.raises(DataError, match="the report is of model another, not of teacher"):
             keep(model, task, other, chosen, processes, tmp_path / "none")
+        with pytest.raises(DataError, match=r"by recipe pd, not of fine-tuning: .* with --out"):
+            keep(model, task, report | {"recipe": "pd"}, chosen, processes, tmp_path / "none")
     kept = AutoModelForSequenceClassification.from_pretrained(tmp_path / "kept")
     assert kept.config.id2label == {0: "without", 1: "with"}
     assert (tmp_path / "kept" / "tokenizer.json").is_file()

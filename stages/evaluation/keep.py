@@ -35,14 +35,19 @@ def keep(
     """Fine-tune with the seed of the median and write the model; return its score, 0 to 100.
 
     Raises:
-        DataError: the report is of another model or another task.
+        DataError: the report is of another model or another task, or not of fine-tuning.
         SettingsError: there are several processes.
     """
     alone(processes)
     task = read_json(task_folder / "task.json")
     for key, found in (("model", model_folder.name), ("task", task["name"])):
-        if report[key] != found:
-            raise DataError(f"the report is of {key} {report[key]}, not of {found}")
+        if report.get(key) != found:
+            raise DataError(f"the report is of {key} {report.get(key)}, not of {found}")
+    if "recipe" in report:
+        raise DataError(
+            f"the report is of distillation by recipe {report['recipe']}, not of fine-tuning: "
+            "stages.evaluation.distil_task keeps its student itself, with --out"
+        )
     settings = FineTune(**report["settings"])
     tokenizer = model_folder / "tokenizer.json"
     training, judged = (

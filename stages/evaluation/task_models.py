@@ -62,8 +62,12 @@ def open_model(folder: Path, task: dict[str, Any], dropout: float, seed: int) ->
     """Return the encoder in a folder with a head for the task; `seed` is of a new head's weights.
 
     Raises:
-        DataError: the folder holds a classifier whose labels are not the task's in its order.
+        DataError: the folder lacks a file, or holds a classifier whose labels are not the task's in
+            its order.
     """
+    for file in ("config.json", "model.safetensors"):
+        if not (folder / file).is_file():
+            raise DataError(f"{folder / file} does not exist: {folder} is no model folder")
     if task["kind"] == "span":
         return open_span_model(folder, dropout, seed)
     _check_head(folder, task["labels"])
