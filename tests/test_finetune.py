@@ -346,6 +346,21 @@ def test_a_file_that_a_model_folder_lacks_is_named(
         )
 
 
+def test_texts_longer_than_a_model_reads_are_refused(model: Path, tmp_path: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    task = write_task(tmp_path / "task")
+    about = json.loads((task / "task.json").read_text())
+    for kind, pad, most in (("bert", 0, 9), ("roberta", 1, 7)):
+        config |= {"model_type": kind, "max_position_embeddings": 9, "pad_token_id": pad}
+        (model / "config.json").write_text(json.dumps(config))
+        with pytest.raises(
+            DataError, match=rf"max_length = 48 leaves .* with \d+ tokens, and .* reads {most} at"
+        ):
+            read_split(
+                task, about, "train", model / "tokenizer.json", settings().evaluation.finetune, None
+            )
+
+
 def test_missing_examples_are_named(model: Path, tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"nothing/train.parquet does not exist; run dvc repro tasks@"

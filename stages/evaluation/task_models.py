@@ -44,7 +44,11 @@ def read_split(
     settings: FineTune,
     max_examples: int | None,
 ) -> Split:
-    """Read one split of a task's folder and encode it."""
+    """Read one split of a task's folder and encode it.
+
+    Raises:
+        DataError: it cannot be read, or is longer than the model beside the tokenizer reads.
+    """
     if task["kind"] == "span":
         windows = read_windows(
             folder,
@@ -54,8 +58,30 @@ def read_split(
             stride=settings.stride,
             max_questions=max_examples,
         )
-        return Split(windows.examples, windows)
-    return Split(read_examples(folder, split, tokenizer, settings.max_length, max_examples))
+        found = Split(windows.examples, windows)
+    else:
+        found = Split(read_examples(folder, split, tokenizer, settings.max_length, max_examples))
+    longest, most = max(map(len, found.examples.ids)), _num_positions(tokenizer.parent)
+    if longest > most:
+        raise DataError(
+            f"task {task['name']}: evaluation.finetune.max_length = {settings.max_length} leaves "
+            f"texts with {longest} tokens, and {tokenizer.parent} reads {most} at most"
+        )
+    return found
+
+
+def _num_positions(folder: Path) -> int:
+    config = _config_of(folder)
+    # RoBERTa counts positions from behind its padding's id.
+    unused = config.pad_token_id + 1 if config.model_type == "roberta" else 0
+    return int(config.max_position_embeddings) - unused
+
+
+def _config_of(folder: Path) -> Any:
+    for file in ("config.json", "model.safetensors"):
+        if not (folder / file).is_file():
+            raise DataError(f"{folder / file} does not exist: {folder} is no model folder")
+    return AutoConfig.from_pretrained(folder, local_files_only=True)
 
 
 def open_model(folder: Path, task: dict[str, Any], dropout: float, seed: int) -> PreTrainedModel:
@@ -65,9 +91,6 @@ def open_model(folder: Path, task: dict[str, Any], dropout: float, seed: int) ->
         DataError: the folder lacks a file, or holds a classifier whose labels are not the task's in
             its order.
     """
-    for file in ("config.json", "model.safetensors"):
-        if not (folder / file).is_file():
-            raise DataError(f"{folder / file} does not exist: {folder} is no model folder")
     if task["kind"] == "span":
         return open_span_model(folder, dropout, seed)
     _check_head(folder, task["labels"])
@@ -76,7 +99,7 @@ def open_model(folder: Path, task: dict[str, Any], dropout: float, seed: int) ->
 
 def _check_head(folder: Path, labels: list[str] | None) -> None:
     """Refuse to go on from a classifier that was tuned to another order of the labels."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = _config_of(folder)
     has_head = any("ForSequenceClassification" in name for name in config.architectures or [])
     found = [config.id2label[i] for i in sorted(config.id2label)]
     if has_head and (found != labels if labels else len(found) > 1):
