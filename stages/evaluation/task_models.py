@@ -21,6 +21,7 @@ from stages.evaluation.task_folder import HIDDEN
 from stages.evaluation.tasks import metric_key, split_metrics
 from stages.evaluation.windows import Windows, read_windows
 from stages.params import FineTune
+from stages.teacher.models import num_positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +62,13 @@ def read_split(
         found = Split(windows.examples, windows)
     else:
         found = Split(read_examples(folder, split, tokenizer, settings.max_length, max_examples))
-    longest, most = max(map(len, found.examples.ids)), _num_positions(tokenizer.parent)
+    longest, most = max(map(len, found.examples.ids)), num_positions(_config_of(tokenizer.parent))
     if longest > most:
         raise DataError(
             f"task {task['name']}: evaluation.finetune.max_length = {settings.max_length} leaves "
             f"texts with {longest} tokens, and {tokenizer.parent} reads {most} at most"
         )
     return found
-
-
-def _num_positions(folder: Path) -> int:
-    config = _config_of(folder)
-    # RoBERTa counts positions from behind its padding's id.
-    unused = config.pad_token_id + 1 if config.model_type == "roberta" else 0
-    return int(config.max_position_embeddings) - unused
 
 
 def _config_of(folder: Path) -> Any:

@@ -69,6 +69,13 @@ def open_teacher(
     return model
 
 
+def num_positions(config: Any) -> int:
+    """Return how many tokens a model of this configuration reads."""
+    # RoBERTa's positions begin after that of padding.
+    unused = config.pad_token_id + 1 if config.model_type == "roberta" else 0
+    return int(config.max_position_embeddings) - unused
+
+
 def check_reads(config: Any, sequences: Sequences, name: str) -> None:
     """Refuse shards that a model cannot read.
 
@@ -85,10 +92,7 @@ def check_reads(config: Any, sequences: Sequences, name: str) -> None:
             f"the shards were made with a vocabulary of {sequences.vocabulary_size} tokens, the "
             f"teacher has {config.vocab_size}: run dvc repro to make them with its tokenizer"
         )
-    most = config.max_position_embeddings
-    if config.model_type == "roberta":
-        # Its positions begin after that of padding.
-        most -= config.pad_token_id + 1
+    most = num_positions(config)
     if sequences.sequence_length > most:
         raise SettingsError(
             f"params.yaml: corpus.shards.sequence_length = {sequences.sequence_length}: {name} has "
