@@ -71,6 +71,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # As somebody's last call left it; all-MiniLM's file is so.
     cut, fill = {"max_length": 128, "stride": 0}, {"strategy": {"Fixed": 128}}
     tokenizer = {"version": "1.0", "truncation": cut, "padding": fill, "model": {"unk": "\u00e9"}}
+    tokenizer |= {"added_tokens": [{"content": "<mask>"}]}
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     return folder
 
@@ -177,7 +178,8 @@ print(*logits.argmax(-1)[0])
 def test_the_tokenizer_pads_and_cuts_nothing(exported: SimpleNamespace):
     found = json.loads((exported.out / "tokenizer.json").read_text(encoding="utf-8"))
     assert (found.pop("truncation"), found.pop("padding")) == (None, None)
-    assert found == {"version": "1.0", "model": {"unk": "\u00e9"}}
+    assert found.keys() == {"version", "model", "added_tokens"}
+    assert found["model"] == {"unk": "\u00e9"}
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "model.int8.onnx"])
@@ -326,6 +328,7 @@ def test_a_card_says_how_the_student_was_made(exported: SimpleNamespace):
         teacher_on_hub="a/teacher",
         sources=(Source("wiki", "CC BY-SA 4.0", "wikimedia/wikipedia"),),
         licence="apache-2.0",
+        language="en",
     )
     card = model_card("small", config, exported.result, story)
     assert "2 layers of width 32, 4 heads, 300 tokens" in card
@@ -350,9 +353,15 @@ def test_a_card_says_how_the_student_was_made(exported: SimpleNamespace):
     assert about["base_model"] == "a/teacher"
     assert about["datasets"] == ["wikimedia/wikipedia"]
     assert about["pipeline_tag"] == "fill-mask"
+    assert about["language"] == ["en"]
+    other = model_card("small", config, exported.result, replace(story, language=None))
+    assert "language" not in yaml.safe_load(other.split("---\n")[1])
+    assert ("It reads English" in card, "It reads English" in other) == (True, False)
 
 
 def test_a_card_without_a_training_report_has_no_training_part(exported: SimpleNamespace):
     card = (exported.out / "README.md").read_text()
     assert "## Training" not in card
+    # As this tokenizer writes it.
+    assert "Returns the <mask> of the array." in card
     assert "| model.int8.onnx |" in card

@@ -39,6 +39,7 @@ def model_card(
     report: Mapping[str, Any],
     story: Story | None = None,
     result: TaskResult | None = None,
+    mask: str = "[MASK]",
 ) -> str:
     """Return the README of an exported model.
 
@@ -48,18 +49,19 @@ def model_card(
         report: Its export report, for sizes and parity.
         story: What made it; without it the card has no part about training and data.
         result: For a fine-tuned model, its task and scores.
+        mask: The token that a masked language model fills in.
     """
     parts = [
         f"---\n{_metadata(name, story, result)}---",
         f"# {name}",
         _what_it_is(config, result),
-        *_use(result),
+        *_use(result, mask),
         *(_scores(result) if result else []),
         *(_training(story) if story else []),
         *(_data(story) if story else []),
         *(_cost(story) if story else []),
         *_files(report, result),
-        *_limits(result),
+        *_limits(story, result),
     ]
     return PARAGRAPH.join(parts) + "\n"
 
@@ -69,11 +71,11 @@ def _metadata(name: str, story: Story | None, result: TaskResult | None) -> str:
     about: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "text-classification" if result else "fill-mask",
-        "language": ["en"],
         "tags": ["distillation", "onnx", "int8"],
     }
     if story:
         datasets = [source.dataset for source in story.sources if source.dataset]
+        about |= {"language": [story.language]} if story.language else {}
         about |= {"license": story.licence} if story.licence else {}
         about |= {"base_model": story.teacher_on_hub} if story.teacher_on_hub else {}
         about |= {"datasets": datasets} if datasets else {}
@@ -114,9 +116,9 @@ def _what_it_is(config: Mapping[str, Any], result: TaskResult | None) -> str:
     )
 
 
-def _use(result: TaskResult | None) -> list[str]:
+def _use(result: TaskResult | None, mask: str) -> list[str]:
     pipeline = "text-classification" if result else "fill-mask"
-    given = '"A text of your own."' if result else '"Returns the [MASK] of the array."'
+    given = '"A text of your own."' if result else f'"Returns the {mask} of the array."'
     if result and result.is_pair:
         given = '{"text": "A text of your own.", "text_pair": "And another."}'
     return [
@@ -234,15 +236,16 @@ def _types(report: Mapping[str, Any]) -> str:
     return "; `token_type_ids` too" if "token_type_ids" in report.get("inputs", ()) else ""
 
 
-def _limits(result: TaskResult | None) -> list[str]:
+def _limits(story: Story | None, result: TaskResult | None) -> list[str]:
     own = (
         "It answers its task and nothing else."
         if result
         else ("It restores masked words; for a task of your own it must be fine-tuned.")
     )
+    english = "It reads English. " if story and story.language == "en" else ""
     return [
         "## Limits",
-        f"{own} It reads English. It knows what its teacher and its corpus hold, their mistakes "
+        f"{own} {english}It knows what its teacher and its corpus hold, their mistakes "
         "and leanings included, and was not examined for bias.",
         "INT8 is smaller and faster, and its first choice differs now and then: measure on your "
         "own text, and on the kind of processor that will serve.",

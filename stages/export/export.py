@@ -73,7 +73,8 @@ def export(
             "files": describe(folder, [*copied, *ONNX.values()]),
             **{kind: as_report(found) for kind, found in parity.items()},
         }
-        card = model_card(name, read_json(folder / "config.json"), result, story)
+        config, mask = read_json(folder / "config.json"), _mask_of(folder)
+        card = model_card(name, config, result, story, mask=mask)
         (folder / CARD).write_text(card, encoding="utf-8")
         result["files"] |= describe(folder, [CARD])
         write_json(report, result)
@@ -119,6 +120,12 @@ def _open(folder: Path) -> PreTrainedModel:
         folder, use_safetensors=True, local_files_only=True
     )
     return model.float().eval()
+
+
+def _mask_of(folder: Path) -> str:
+    """Return what a model's tokenizer writes for a masked token: BERT's, or RoBERTa's."""
+    added = [token["content"] for token in read_json(folder / TOKENIZER).get("added_tokens", [])]
+    return "<mask>" if "<mask>" in added else "[MASK]"
 
 
 def describe(folder: Path, files: Sequence[str]) -> dict[str, Any]:

@@ -39,6 +39,8 @@ class Story:
     teacher_on_hub: str | None
     sources: tuple[Source, ...]
     licence: str | None
+    language: str | None
+    """The one that documents were kept in; None where they are in any."""
 
 
 def read_story(reports: Path, name: str, settings: Params) -> Story:
@@ -67,4 +69,5 @@ def read_story(reports: Path, name: str, settings: Params) -> Story:
             for key, entry in settings.corpus.sources.items()
         ),
         licence=settings.export.licence,
+        language=settings.corpus.curate.language,
     )
