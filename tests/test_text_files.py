@@ -105,9 +105,12 @@ def test_text_in_utf16_is_read_and_what_is_no_text_is_not(workspace):
     text = "One \u201ctwo\u201d.\n\nThree."
     (workspace / "raw" / "a.txt").write_text(text, encoding="utf-16")
     (workspace / "raw" / "b.txt.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
+    (workspace / "raw" / "c.txt").write_text(text, encoding="utf-16-le")
+    (workspace / "raw" / "d.txt").write_text("One NUL\0 among letters.")
     found, tally = read("text")
-    assert [document.text for document in found] == [text]
-    assert tally.warnings[0].startswith("raw/b.txt.gz is no text: it holds NUL bytes")
+    assert [document.text for document in found] == [text, "One NUL\0 among letters."]
+    for name, warning in zip(("b.txt.gz", "c.txt"), tally.warnings[::2], strict=True):
+        assert warning.startswith(f"raw/{name} is no text: it holds NUL bytes")
 
 
 def test_text_is_a_document_a_file_or_a_paragraph(workspace):

@@ -92,7 +92,7 @@ def lines(path: Path, tally: Tally) -> Iterator[str]:
     encoding, errors = "utf-8-sig", "surrogateescape"
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding, errors = "utf-16", "replace"
-    elif b"\0" in head:
+    elif not _is_text(head):
         tally.warn(
             f"{path} is no text: it holds NUL bytes, as compressed files do, and UTF-16 without a "
             "BOM; it was skipped"
@@ -115,6 +115,15 @@ def lines(path: Path, tally: Tally) -> Iterator[str]:
         yield rest
     if num_bad:
         tally.warn(f"{path}: {num_bad} bytes are not UTF-8; they were read as Windows-1252")
+
+
+def _is_text(head: bytes) -> bool:
+    """Return whether a file is text by its beginning: a NUL may have strayed into UTF-8 alone."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return b"\0" not in head
+    return head.count(b"\0") <= len(head) / 10
 
 
 def decoded(data: bytes) -> tuple[str, int]:
