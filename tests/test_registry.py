@@ -436,6 +436,10 @@ def test_champion_that_was_set_on_mlflows_page_is_said_entered_and_can_be_taken_
     assert PREVIOUS not in aliases(store, MODEL)
     last = history.read(store, MODEL)[-2]
     assert (last.action, last.before.champion, last.after.champion) == ("outside", 2, None)
+    # The history is on that page as well.
+    store.client.set_registered_model_tag(MODEL, last.key, "oops")
+    with pytest.raises(DistilleryError, match=rf"tag {last.key} .* is no entry .*: oops; mend it"):
+        promotion.rollback(store, MODEL)
 
 
 @pytest.mark.slow

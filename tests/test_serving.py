@@ -65,6 +65,7 @@ def test_a_promotion_and_a_rollback_take_the_next_request(
     for text, said in (
         ("no mask", "the text has no [MASK]"),
         (None, "row 1: text = nan: must be a string"),
+        ("a " * 1000, "row 1: the text has 2000 characters"),
     ):
         rows = [{"text": "a [MASK]"}, {"text": text}]
         reply = server.post("/invocations", json={"dataframe_records": rows})

@@ -17,6 +17,8 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from tokenizers import Tokenizer
 
 ROWS_AT_ONCE = 32
+# More than any text has: what is behind is cut without a minute of counting its tokens.
+CHARACTERS_PER_TOKEN = 100
 
 
 class Classify(PythonModel):
@@ -39,7 +41,9 @@ class Classify(PythonModel):
         # A text is cut where the model was tuned and scored, which its tokenizer says.
         longest = config["max_position_embeddings"]
         cut = self.tokenizer.truncation or {"max_length": longest}
-        self.tokenizer.enable_truncation(min(cut["max_length"], longest))
+        max_tokens = min(cut["max_length"], longest)
+        self.tokenizer.enable_truncation(max_tokens)
+        self.max_characters: int = CHARACTERS_PER_TOKEN * max_tokens
         self.tokenizer.enable_padding(pad_id=self.tokenizer.token_to_id("[PAD]"))
 
     def predict(
@@ -55,7 +59,8 @@ class Classify(PythonModel):
             params: there are none.
         """
         given = model_input.reindex(columns=["text", "text_pair"]).itertuples(index=False)
-        rows = [_row(i, text, pair) for i, (text, pair) in enumerate(given)]
+        most = self.max_characters
+        rows = [_row(i, text, pair, most) for i, (text, pair) in enumerate(given)]
         # Neighbours in length share a batch, so that little of it is padding.
         order = sorted(range(len(rows)), key=lambda i: len("".join(rows[i])))
         answers: list[dict[str, Any]] = [{} for _ in rows]
@@ -87,14 +92,14 @@ class Classify(PythonModel):
         }
 
 
-def _row(row: int, text: Any, pair: Any) -> str | tuple[str, str]:
+def _row(row: int, text: Any, pair: Any, most: int) -> str | tuple[str, str]:
     """Return one text or two, as the tokenizer takes them; a row that names no second has one."""
     if not isinstance(text, str):
         raise _mistake(f"row {row}: text = {text!r}: must be a string")
     if isinstance(pair, str):
-        return text, pair
+        return text[:most], pair[:most]
     if pd.api.types.is_scalar(pair) and pd.isna(pair):
-        return text
+        return text[:most]
     raise _mistake(f"row {row}: text_pair = {pair!r}: must be a string")
 
 

@@ -185,10 +185,16 @@ def _write(store: Store, model: str, change: Change) -> None:
 
 
 def _parse(key: str, text: str) -> Change:
-    entry = json.loads(text)
-    entry["before"] = Aliases(**entry["before"])
-    entry["after"] = Aliases(**entry["after"])
-    return Change(key=key, **entry)
+    try:
+        entry = json.loads(text)
+        entry["before"] = Aliases(**entry["before"])
+        entry["after"] = Aliases(**entry["after"])
+        return Change(key=key, **entry)
+    except (ValueError, TypeError, KeyError) as error:
+        raise DistilleryError(
+            f"tag {key} of the registered model is no entry of its history, such as "
+            f"`promotion history --json` shows: {text:.80}; mend it or delete it on MLflow's page"
+        ) from error
 
 
 def _move_previous(store: Store, model: str, version: int | None) -> None:

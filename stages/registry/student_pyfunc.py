@@ -20,6 +20,8 @@ from tokenizers import Tokenizer
 
 MASK = "[MASK]"
 DEFAULT_TOP_K = 5
+# More than any text has: what is longer is refused without a minute of counting its tokens.
+CHARACTERS_PER_TOKEN = 100
 # Logits are rows x tokens x vocabulary: eight rows of 512 tokens are half a gigabyte.
 ROWS_AT_ONCE = 8
 
@@ -72,6 +74,11 @@ class FillMask(PythonModel):
     def _token_ids(self, row: int, text: str) -> list[int]:
         if not isinstance(text, str):
             raise _mistake(f"row {row}: text = {text!r}: must be a string")
+        if len(text) > CHARACTERS_PER_TOKEN * self.max_tokens:
+            raise _mistake(
+                f"row {row}: the text has {len(text)} characters, the model reads at most "
+                f"{self.max_tokens} tokens; shorten it"
+            )
         ids: list[int] = self.tokenizer.encode(text).ids
         if self.mask_id not in ids:
             raise _mistake(
