@@ -33,7 +33,7 @@ from flows.choices import AS_IT_IS, Profile, Targets
 from flows.environment import project_root
 from flows.graph import (
     RETRY_SECONDS,
-    STRAY,
+    STRAYS,
     DvcBusy,
     Graph,
     Passing,
@@ -113,8 +113,8 @@ def distillation(
     )
     for said in own_files.changed(root, settings).values():
         get_run_logger().warning(said)
-    for path in strays:
-        get_run_logger().warning(STRAY, path)
+    if strays:
+        get_run_logger().warning(STRAYS, " ".join(map(str, strays)))
     run = Run(
         root=root,
         dvc=WarmDvc(),

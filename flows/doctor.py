@@ -20,7 +20,7 @@ import psutil
 
 from flows import environment, own_files, server
 from flows.findings import MARK, Finding, State
-from flows.graph import STRAY, read_strays
+from flows.graph import STRAYS, read_strays
 from flows.stores import check_mlflow, check_prefect, check_remote
 from flows.ui import PORTS
 from stages import params
@@ -157,8 +157,8 @@ def check_dvc(root: Path) -> Iterator[Finding]:
         yield Finding("wrong", f"dvc.lock is damaged ({type(error).__name__}); restore it from git")
         return
     yield Finding("good", f"dvc.lock records {len(stages)} stages")
-    for path in read_strays():
-        yield Finding("warning", STRAY % path)
+    if strays := read_strays():
+        yield Finding("warning", STRAYS % " ".join(map(str, strays)))
 
 
 CHECKS: dict[str, Callable[[Path], Iterator[Finding]]] = {

@@ -4,6 +4,7 @@ DVC is asked in this process (1.3 s, a third of what two dvc commands take); sta
 always processes of their own. Show the graph: python -m flows.graph
 """
 
+import argparse
 import graphlib
 import heapq
 import time
@@ -13,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.command import log
+from stages.command import log, parser_for, run
 from stages.errors import DistilleryError, SettingsError
 
 RETRY_SECONDS = [5.0, 15.0, 45.0]
-STRAY = (
-    "%s is of earlier settings: no stage makes it, but stages read the folder it lies in; delete "
-    "it, or another checkout finds them changed"
+STRAYS = (
+    "no stage makes these any more, but stages read the folders they lie in, and another checkout "
+    "would find those changed: rm -r %s"
 )
 
 
@@ -204,11 +205,15 @@ def _repository() -> Iterator[Any]:
         ) from error
 
 
-if __name__ == "__main__":
-    import sys
-
+def main(arguments: argparse.Namespace) -> None:
+    """Print a line a stage: whether it changed, whether it wants the whole machine, its needs."""
+    del arguments
     changed = read_changed()
     for stage in read_graph().stages:
         mark = "changed" if stage.name in changed else "-"
         alone = "whole machine" if stage.is_exclusive else ""
-        sys.stdout.write(f"{stage.name:<45}{mark:<10}{alone:<15}{', '.join(stage.upstream)}\n")
+        print(f"{stage.name:<45}{mark:<10}{alone:<15}{', '.join(stage.upstream)}")
+
+
+if __name__ == "__main__":
+    run(main, parser_for(__doc__))
