@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,8 @@ from stages.evaluation.task_models import open_model, read_split
 from tests.conftest import ROOT
 from tests.tiny_models import ALONE
 from tests.tiny_pipeline import save_teacher
+
+REPORT, ANSWERS = Path("report.json"), Path("predictions.parquet")
 
 
 def write_task(folder: Path, *, regression: bool = False, pair: bool = False) -> Path:
@@ -74,42 +77,44 @@ def settings(**changes: object) -> params.Params:
     return chosen.model_copy(update={"evaluation": evaluation})
 
 
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def tuned(model: Path, task: Path, chosen: params.Params | None = None) -> dict[str, Any]:
+    return finetune(model, task, chosen or settings(), ALONE, REPORT, ANSWERS)
+
+
 @pytest.mark.parametrize("regression", [False, True])
 @pytest.mark.parametrize("pair", [False, True])
 def test_learnable_task_is_learnt_with_every_seed(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, regression: bool, pair: bool
+    model: Path, tmp_path: Path, regression: bool, pair: bool
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     task = write_task(tmp_path / "task", regression=regression, pair=pair)
-    report = finetune(
-        model, task, settings(), ALONE, tmp_path / "report.json", tmp_path / "p.parquet"
-    )
+    report = tuned(model, task)
     assert len(report["score"]["values"]) == 2
     assert report["score"]["min"] > 80
-    assert report == json.loads((tmp_path / "report.json").read_text())
+    assert report == json.loads(REPORT.read_text())
     assert not list((tmp_path / ".scratch").iterdir())
 
 
 def test_what_was_answered_is_kept_and_gives_the_reported_score(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     task = write_task(tmp_path / "task")
-    report = finetune(
-        model, task, settings(num_epochs=2), ALONE, tmp_path / "r.json", tmp_path / "p.parquet"
-    )
-    kept = read_predictions(tmp_path / "p.parquet", "validation")
+    report = tuned(model, task, settings(num_epochs=2))
+    kept = read_predictions(ANSWERS, "validation")
     assert kept is not None
     assert kept.answers_SN.shape == (2, 40)
     again = [score(["mcc"], answers, kept.truth_N)["mcc"] for answers in kept.answers_SN]
     assert again == report["metrics"]["mcc"]["values"]
-    assert read_predictions(tmp_path / "p.parquet", "test") is None
+    assert read_predictions(ANSWERS, "test") is None
 
 
 def test_test_splits_are_predicted_and_ax_is_scored_where_it_is_labelled(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     task = write_task(tmp_path / "task", pair=True)
     description = json.loads((task / "task.json").read_text())
     description |= {"name": "mnli", "labels": ["entailment", "neutral", "contradiction"]}
@@ -122,10 +127,10 @@ def test_test_splits_are_predicted_and_ax_is_scored_where_it_is_labelled(
     pq.write_table(table, task / "ax.parquet")
     hidden = table.set_column(2, "label", pa.array([-1] * table.num_rows, pa.int64()))
     pq.write_table(hidden, task / "test_matched.parquet")
-    report = finetune(model, task, settings(), ALONE, tmp_path / "r.json", tmp_path / "p.parquet")
+    report = tuned(model, task)
     assert list(report["metrics"]) == ["accuracy", "mcc_ax"]
     assert report["metrics"]["mcc_ax"]["median"] > 0.8
-    answered = read_predictions(tmp_path / "p.parquet", "test_matched")
+    answered = read_predictions(ANSWERS, "test_matched")
     assert answered is not None
     assert answered.answers_SN.shape == (2, 40)
     assert set(answered.truth_N) == {-1}
@@ -148,16 +153,10 @@ def test_what_answers_with_a_number_says_so_to_pipelines(model: Path) -> None:
     assert open_classifier(model, ["a", "b"], dropout=0.0, seed=1).config.problem_type is None
 
 
-def test_same_seed_gives_the_same_score(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_same_seed_gives_the_same_score(model: Path, tmp_path: Path) -> None:
     task = write_task(tmp_path / "task")
     short = settings(num_epochs=1)
-    reports = [
-        finetune(model, task, short, ALONE, tmp_path / "r.json", tmp_path / "p.parquet")
-        for _ in range(2)
-    ]
+    reports = [tuned(model, task, short) for _ in range(2)]
     assert reports[0]["metrics"] == reports[1]["metrics"]
 
 
@@ -192,13 +191,12 @@ def test_tuning_takes_the_steps_of_a_plain_script(model: Path, tmp_path: Path) -
 
 
 def test_grid_reports_the_best_setting_and_everything_it_was_chosen_from(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     task = write_task(tmp_path / "task")
     grid = params.Grid(learning_rate=[1e-3, 1e-9])
     short = settings(grid=grid, num_epochs=2)
-    report = finetune(model, task, short, ALONE, tmp_path / "r.json", tmp_path / "p.parquet")
+    report = tuned(model, task, short)
     tried = report["selected_from"]
     assert [one["settings"]["learning_rate"] for one in tried] == [1e-3, 1e-9]
     assert [len(one["score"]["values"]) for one in tried] == [2, 2]
@@ -206,20 +204,16 @@ def test_grid_reports_the_best_setting_and_everything_it_was_chosen_from(
     assert report["settings"] == best["settings"]
     assert report["score"] == best["score"]
     assert report["seconds"] == pytest.approx(sum(one["seconds"] for one in tried))
-    kept = read_predictions(tmp_path / "p.parquet", "validation")
+    kept = read_predictions(ANSWERS, "validation")
     assert kept is not None
     again = [100 * score(["mcc"], answers, kept.truth_N)["mcc"] for answers in kept.answers_SN]
     assert again == report["score"]["values"]
     assert not list((tmp_path / ".scratch").iterdir())
 
 
-def test_encoder_tuned_on_one_task_starts_another(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_encoder_tuned_on_one_task_starts_another(model: Path, tmp_path: Path) -> None:
     task = write_task(tmp_path / "task")
-    made = [tmp_path / "r.json", tmp_path / "p.parquet"]
-    finetune(model, task, settings(num_epochs=1), ALONE, *made, tmp_path / "tuned")
+    finetune(model, task, settings(num_epochs=1), ALONE, REPORT, ANSWERS, tmp_path / "tuned")
     before, after = (
         open_classifier(folder, None, dropout=0.0, seed=1).base_model.state_dict()
         for folder in (model, tmp_path / "tuned")
@@ -227,7 +221,7 @@ def test_encoder_tuned_on_one_task_starts_another(
     assert before.keys() == after.keys()
     assert not any(before[n].equal(after[n]) for n in before if n.endswith("dense.weight"))
     number = write_task(tmp_path / "number", regression=True)
-    report = finetune(tmp_path / "tuned", number, settings(num_epochs=1), ALONE, *made)
+    report = tuned(tmp_path / "tuned", number, settings(num_epochs=1))
     assert report["model"] == "tuned"
 
 
@@ -250,10 +244,7 @@ def test_task_has_its_own_settings_and_the_grid_leaves_them() -> None:
     assert not tuning.choices("rte")[0].by_task
 
 
-def test_finished_seeds_are_kept_when_the_stage_is_killed(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_finished_seeds_are_kept_when_the_stage_is_killed(model: Path, tmp_path: Path) -> None:
     task = write_task(tmp_path / "task")
     unwritable = tmp_path / "file"
     unwritable.write_text("")
@@ -266,22 +257,17 @@ def test_finished_seeds_are_kept_when_the_stage_is_killed(
     marked = {"metrics": {"mcc": 0.123}, "seconds": 1.0}
     assert (workspace / "seed-1.parquet").is_file()
     (workspace / "seed-1.json").write_text(json.dumps(marked))
-    report = finetune(
-        model, task, settings(num_epochs=1), ALONE, tmp_path / "report.json", tmp_path / "p.parquet"
-    )
+    report = tuned(model, task, settings(num_epochs=1))
     assert report["metrics"]["mcc"]["values"][0] == 0.123
 
 
 def test_a_kill_while_the_workspace_is_removed_leaves_nothing_half(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     task, remove = write_task(tmp_path / "task"), shutil.rmtree
 
     def tune() -> None:
-        finetune(
-            model, task, settings(num_epochs=1), ALONE, tmp_path / "r.json", tmp_path / "p.parquet"
-        )
+        tuned(model, task, settings(num_epochs=1))
 
     def dies(folder: Path, **options: bool) -> None:
         for answers in folder.glob("seed-1.parquet"):
@@ -298,9 +284,8 @@ def test_a_kill_while_the_workspace_is_removed_leaves_nothing_half(
 
 
 def test_another_tokenizer_beside_the_same_weights_is_other_work(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     task = write_task(tmp_path / "task")
     for _ in range(2):
         with pytest.raises(OSError, match=r"task\.json"):
