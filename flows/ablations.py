@@ -36,6 +36,8 @@ from stages.errors import DistilleryError, SettingsError
 from stages.files import SCRATCH, write_text
 
 TARGET = "report"
+CACHE = ".dvc/config.local"
+"""Where a worktree says whose cache it shares: a worktree without it was killed in the making."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,8 @@ def make_worktree(root: Path, variant: Variant) -> None:
     """Make a variant's worktree, or bring its settings into the one that is there.
 
     Raises:
-        SettingsError: the settings are wrong, or this is no git repository.
+        SettingsError: the settings are wrong, this is no git repository, or the worktree that is
+            there is of another commit: its results would be those of other code.
     """
     folder = variant.folder
     settings = yaml.safe_load((root / params.PARAMS).read_text(encoding="utf-8"))
@@ -111,6 +114,14 @@ def make_worktree(root: Path, variant: Variant) -> None:
         _set(settings, key, value)
     if not folder.exists():
         _run(["git", "worktree", "add", "--quiet", "--detach", str(folder), "HEAD"], root)
+    theirs, ours = (_run(["git", "rev-parse", "HEAD"], each).strip() for each in (folder, root))
+    if theirs != ours:
+        raise SettingsError(
+            f"{folder} is of commit {theirs[:8]}, the project of {ours[:8]}; go on with "
+            f"`git -C {folder} checkout --detach {ours[:8]}`, or take it away with `git worktree "
+            f"remove --force {folder}`: what it has trained stays in the cache"
+        )
+    if not (folder / CACHE).is_file():
         _share_results(root, folder)
     write_text(folder / params.PARAMS, yaml.safe_dump(settings, sort_keys=False))
     params.load(folder / params.PARAMS)

@@ -53,7 +53,14 @@ def test_only_what_the_change_touches_is_left_to_do(tmp_path: Path) -> None:
     assert (variant.folder / "corpus.txt").read_text() == "seed\n"
     status = json.loads(run(variant.folder, sys.executable, "-m", "dvc", "status", "--json"))
     assert set(status) == {"train"}
-    # Once more: the worktree that is there is gone on with.
+    # Once more: the worktree that is there is gone on with, also if its making was cut off.
+    for left in (variant.folder / name for name in ("dvc.lock", ".dvc/config.local")):
+        left.unlink()
     make_worktree(root, variant)
+    status = json.loads(run(variant.folder, sys.executable, "-m", "dvc", "status", "--json"))
+    assert set(status) == {"train"}
     with pytest.raises(SettingsError, match=r"distill.temperature = 0: must be greater than 0"):
         make_worktree(root, parse_variant(root, "distill.temperature=0"))
+    run(root, *git, "commit", "--quiet", "--allow-empty", "--message", "Other code")
+    with pytest.raises(SettingsError, match=r"temperature=7 is of commit \w{8}, the project of"):
+        make_worktree(root, variant)
