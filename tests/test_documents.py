@@ -1,6 +1,7 @@
 """Sources of text, and the stage that reads one into a documents file."""
 
 import json
+import os
 import random
 import resource
 import sys
@@ -20,7 +21,8 @@ from stages.corpus.sources import KINDS, docstrings, hub, reader_of
 from stages.corpus.sources.bookcorpus import paragraphs
 from stages.corpus.sources.modules import docstrings_of
 from stages.corpus.sources.wikipedia import running_text
-from stages.errors import DataError
+from stages.corpus.workers import processes
+from stages.errors import DataError, DistilleryError
 from stages.params import BookcorpusSource, DocstringsSource, WikipediaSource
 
 SENTENCE = "This is the {} sentence of all those that the package has to tell."
@@ -263,3 +265,8 @@ def test_every_worker_has_work_while_the_first_result_is_waited_for():
     calls = [(barrier.wait, ())] * 8
     with ThreadPoolExecutor(8) as executor:
         assert sorted(in_order(executor, 8, calls)) == list(range(8))
+
+
+def test_a_lost_worker_is_told():
+    with processes(1) as executor, pytest.raises(DistilleryError, match="a worker process was"):
+        list(in_order(executor, 1, [(os._exit, (1,))]))

@@ -2,8 +2,10 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import BrokenExecutor, Executor, Future
 from typing import Any
+
+from stages.errors import DistilleryError
 
 LOOKAHEAD = 2
 """Calls that wait for a worker while another's result is waited for."""
@@ -14,11 +16,21 @@ def in_order(
     num_workers: int,
     calls: Iterable[tuple[Callable[..., Any], tuple[Any, ...]]],
 ) -> Iterator[Any]:
-    """Yield the result of call after call; the next are done meanwhile, one by each worker."""
+    """Yield the result of call after call; the next are done meanwhile, one by each worker.
+
+    Raises:
+        DistilleryError: a worker process has ended.
+    """
     waiting: deque[Future[Any]] = deque()
-    for function, arguments in calls:
-        waiting.append(executor.submit(function, *arguments))
-        if len(waiting) > num_workers + LOOKAHEAD:
+    try:
+        for function, arguments in calls:
+            waiting.append(executor.submit(function, *arguments))
+            if len(waiting) > num_workers + LOOKAHEAD:
+                yield waiting.popleft().result()
+        while waiting:
             yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+    except BrokenExecutor as error:
+        raise DistilleryError(
+            "a worker process was stopped, or lost for want of memory; run the same command again, "
+            "with fewer other programs"
+        ) from error
