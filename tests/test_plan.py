@@ -74,12 +74,13 @@ def test_student_without_a_teacher_needs_none() -> None:
     assert taught.memory.teacher == pytest.approx(109.5e6 * 6, rel=2e-3)
 
 
-def test_adaptation_of_the_teacher_is_planned_where_there_is_one() -> None:
+def test_adaptation_of_every_teacher_is_planned_where_there_is_one() -> None:
     values = yaml.safe_load((ROOT / "profiles" / "offline.yaml").read_text())
     values["teacher"]["adapt"] |= {"num_steps": 100, "batch_sequences": 8}
+    values["teacher"]["others"] = {"second": {"seed": 57}}
     settings = params.Params.model_validate(values)
     found = plans(settings, teacher_config(settings, None), None, 1)
-    assert [plan.name for plan in found] == ["teacher", *settings.students]
+    assert [plan.name for plan in found] == ["teacher", "teacher-second", *settings.students]
     assert found[0].num_tokens == 100 * 8 * 128
     # The wheel's 22.7 M parameters, less the pooler, and the head's transform and bias.
     assert found[0].num_parameters == pytest.approx(22.7e6, rel=0.01)

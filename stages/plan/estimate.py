@@ -73,7 +73,7 @@ def together(parts: Sequence[Plan]) -> Plan:
 def plans(
     params: Params, teacher: PretrainedConfig, num_sequences: int | None, num_processes: int
 ) -> list[Plan]:
-    """Return a plan for the teacher's adaptation, if there is one, and for each student.
+    """Return a plan for every teacher's adaptation, if there is one, and for each student.
 
     Args:
         params: The settings.
@@ -91,14 +91,14 @@ def plans(
         loss = TripleLoss(taught_by, None, Weights(ce=0, mlm=1, cos=0))
         asked = asked_by(loss, False, params.teacher.masking)
         steps = _steps("teacher", params.teacher.adapt, num_sequences)
-        found.append(
+        # Those beside the teacher are counted as large as it is.
+        found += [
             _plan(
                 taught_by, [], params, num_processes,
-                name="teacher", phase="teacher", schedule=params.teacher.adapt,
-                num_steps=steps, asked=asked,
+                name=name, phase=name, schedule=params.teacher.adapt, num_steps=steps, asked=asked,
             )
-        )  # fmt: skip
-    # Those beside the teacher are counted as large as it is.
+            for name in ("teacher", *(f"teacher-{other}" for other in params.teacher.others))
+        ]  # fmt: skip
     models = dict.fromkeys((TEACHER, *params.teacher.others), taught_by)
     for name, recipe in params.recipes.items():
         with torch.device("meta"):
