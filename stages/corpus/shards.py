@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, as_completed
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -65,6 +65,7 @@ class Shard:
 
     documents: Path
     tokenizer: Path
+    tokenizer_sha256: str
     settings: params.Shards
     number: int
     versions: dict[str, str]
@@ -88,7 +89,7 @@ def make_shard(shard: Shard) -> None:
             f"{shard.versions}: install the same requirements.lock everywhere, and start workers "
             "again when the code has changed"
         )
-    encoder, common, continues = _tokenizer(shard.tokenizer)
+    encoder, common, continues = _tokenizer(shard.tokenizer, shard.tokenizer_sha256)
     settings = shard.settings
     health, drops = Health(), Drops()
     counts = np.zeros(encoder.vocabulary_size, dtype=np.int64)
@@ -135,9 +136,20 @@ def versions() -> dict[str, str]:
     return {**{name: version(name) for name in LIBRARIES}, "code": fingerprint(code)}
 
 
-@cache
-def _tokenizer(path: Path) -> tuple[Encoder, NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return what every shard of a process needs, and takes a tenth of a second to open."""
+@lru_cache(maxsize=1)
+def _tokenizer(path: Path, sha256: str) -> tuple[Encoder, NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return what every shard of a process needs, and takes a tenth of a second to open.
+
+    A cluster's worker outlives a run, and the next may have another tokenizer at the same path.
+
+    Raises:
+        DataError: the file is not that of the run, as this machine sees it.
+    """
+    if (found := sha256_of(path)) != sha256:
+        raise DataError(
+            f"{path} has the sha256 {found} on {platform.node()}, and the run's is {sha256}: every "
+            "worker must see the same files"
+        )
     # The shards are the parallelism: threads inside each would only get in each other's way.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     encoder = Encoder(path)
@@ -198,6 +210,7 @@ def make_shards(
             Shard(
                 (curated / f"{split}.parquet").resolve(),
                 tokenizer.resolve(),
+                tokenizer_sha256,
                 settings,
                 number,
                 versions(),
