@@ -84,8 +84,8 @@ def check_settings(root: Path) -> Iterator[Finding]:
             yield Finding("wrong", line)
         return
     yield Finding("good", f"params.yaml is valid: profile {settings.profile}")
-    if settings.hub_root is not None and not (root / settings.hub_root).is_dir():
-        yield Finding("wrong", f"hub_root = {settings.hub_root} is not a folder")
+    for said in own_files.missing(root, settings):
+        yield Finding("wrong", said)
     for said in own_files.changed(root, settings).values():
         yield Finding("warning", said)
 

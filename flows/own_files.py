@@ -1,4 +1,4 @@
-"""Files of the user's own that changed after a stage had read them.
+"""Files of the user's own that are not there, or changed after a stage had read them.
 
 DVC watches the settings that name them and not the files: what is in them may be anything, from
 anywhere. So a run would find everything up to date; this is what says that it is not.
@@ -28,6 +28,25 @@ def changed(root: Path, settings: Params) -> dict[str, str]:
                 f"to read it again: dvc repro --force --single-item {stage}"
             )
     return found
+
+
+def missing(root: Path, settings: Params) -> Iterator[str]:
+    """Yield what params.yaml names and is not there, but for what has been read already."""
+    folders = {"hub_root": settings.hub_root, "evaluation.task_root": settings.evaluation.task_root}
+    watched = _watched(root, settings)
+    if "fetch_teacher" in watched and not watched["fetch_teacher"][0].is_dir():
+        folders["teacher.source.path"] = getattr(settings.teacher.source, "path", None)
+    for name, task in settings.evaluation.own_tasks.items():
+        if f"tasks@{name}" in watched and not watched[f"tasks@{name}"][0].is_dir():
+            folders[f"evaluation.own_tasks.{name}.folder"] = task.folder
+    for key, folder in folders.items():
+        if folder is not None and not (root / folder).is_dir():
+            yield f"params.yaml: {key} = {folder}: is not a folder"
+    for name, source in settings.corpus.sources.items():
+        if isinstance(source, FilesSource) and not watched[f"documents@{name}"][0].is_dir():
+            for pattern in source.files:
+                if not any(path.is_file() for path in expand(pattern, root)):
+                    yield f"params.yaml: corpus.sources.{name}.files: no file matches '{pattern}'"
 
 
 def _watched(root: Path, settings: Params) -> Mapping[str, tuple[Path, list[Path]]]:

@@ -83,7 +83,7 @@ def test_a_check_that_breaks_does_not_hide_the_others(
     assert "params.yaml is valid" in said
 
 
-def test_files_that_changed_after_they_were_read_are_named(project: Path) -> None:
+def test_files_that_are_missing_or_changed_after_they_were_read_are_named(project: Path) -> None:
     own = {"folder": "raw/genre", "texts": ["line"], "labels": ["a", "b"], "metrics": ["mcc"]}
     settings = yaml.safe_load((project / "params.yaml").read_text())
     settings["corpus"]["sources"] = {"novels": {"kind": "books", "files": ["raw/*.txt"]}}
@@ -91,6 +91,11 @@ def test_files_that_changed_after_they_were_read_are_named(project: Path) -> Non
     sha256 = settings["teacher"]["source"]["sha256"]
     settings["teacher"]["source"] = {"kind": "folder", "path": "raw/teacher", "sha256": sha256}
     (project / "params.yaml").write_text(yaml.safe_dump(settings))
+    assert [finding.said for finding in doctor.check_settings(project)][1:] == [
+        "params.yaml: teacher.source.path = raw/teacher: is not a folder",
+        "params.yaml: evaluation.own_tasks.genre.folder = raw/genre: is not a folder",
+        "params.yaml: corpus.sources.novels.files: no file matches 'raw/*.txt'",
+    ]
     plant(project / "raw" / "emma.txt", days_old=3)
     plant(project / "raw" / "genre" / "train.tsv", days_old=3)
     plant(project / "raw" / "teacher" / "tokenizer.json", days_old=3)
