@@ -85,9 +85,15 @@ def read_results(root: Path) -> Results | None:
         header=(*header, "average", "retention", "held-out KL"),
         rows=rows,
         notes=_notes(summary),
-        verdicts=tuple(_verdict(path) for path in sorted((reports / "gate").glob("*.json"))),
-        registered=tuple(_version(path) for path in sorted((reports / "registry").glob("*.json"))),
+        verdicts=tuple(map(_verdict, _of_exported(reports / "gate", summary))),
+        registered=tuple(map(_version, _of_exported(reports / "registry", summary))),
     )
+
+
+def _of_exported(folder: Path, summary: dict[str, Any]) -> list[Path]:
+    """Return the reports of the exported students, and none that earlier settings left."""
+    paths = (folder / f"{name}.json" for name in sorted(summary["gate"]))
+    return [path for path in paths if path.is_file()]
 
 
 def as_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -52,6 +52,7 @@ def reports(tmp_path: Path) -> Path:
     }
     write_json(tmp_path / "reports" / "summary.json", summary)
     write_json(tmp_path / "reports" / "gate" / "small.json", gate)
+    write_json(tmp_path / "reports" / "gate" / "of_earlier_settings.json", gate | {"passed": True})
     write_json(
         tmp_path / "reports" / "registry" / "small.json", {"model_name": "student", "version": 3}
     )
@@ -71,6 +72,11 @@ def test_without_reports_there_are_no_results(tmp_path: Path) -> None:
 
 def test_the_teacher_comes_first_and_the_baseline_last_and_marked(results: Results) -> None:
     assert [row[0] for row in results.rows] == ["teacher", "small", "mlm_only (baseline)"]
+
+
+def test_only_students_of_this_run_have_a_verdict(results: Results) -> None:
+    assert verdict_lines(results.verdicts)[0] == "small does not pass the gate: 1 of 2 checks"
+    assert [verdict.student for verdict in results.verdicts] == ["small"]
 
 
 def test_a_row_says_each_number_with_its_unit_and_a_missing_one_as_a_dash(results: Results) -> None:
