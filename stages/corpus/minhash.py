@@ -19,7 +19,8 @@ BLOCK_SHINGLES = 1024
 MARGIN = 0.1
 """Pairs whose likeness is this far below the threshold are looked at too: so few are missed."""
 NUM_NEIGHBOURS = 4
-PAIRS_AT_ONCE = 1 << 18
+AT_ONCE = 1 << 12
+"""Documents or pairs whose signatures are in memory together."""
 
 Signatures = NDArray[np.uint32]
 
@@ -120,9 +121,11 @@ def near_duplicates(signatures: Signatures, threshold: float) -> NDArray[np.int6
     num_bands, num_rows = bands_for(threshold)
     found = []
     for band in range(num_bands):
-        keys = np.zeros(len(signatures), np.uint64)
-        for row in range(num_rows):
-            keys += signatures[:, band * num_rows + row] * _FACTORS[row]
+        columns = signatures[:, band * num_rows : (band + 1) * num_rows]
+        keys = np.empty(len(signatures), np.uint64)
+        for begin in range(0, len(keys), AT_ONCE):
+            part = slice(begin, begin + AT_ONCE)
+            keys[part] = columns[part].astype(np.uint64) @ _FACTORS[:num_rows]
         order = np.argsort(keys, kind="stable")
         keys = keys[order]
         # Nearly all documents are alone, and what follows takes a hundred bytes for each.
@@ -155,8 +158,8 @@ def _alike(
     ]
     pairs = np.unique(np.concatenate(candidates), axis=0)
     kept = []
-    for begin in range(0, len(pairs), PAIRS_AT_ONCE):
-        part = pairs[begin : begin + PAIRS_AT_ONCE]
+    for begin in range(0, len(pairs), AT_ONCE):
+        part = pairs[begin : begin + AT_ONCE]
         agree = (signatures[part[:, 0]] == signatures[part[:, 1]]).mean(axis=1)
         kept.append(part[agree >= threshold])
     return np.concatenate(kept) if kept else np.zeros((0, 2), np.int64)
