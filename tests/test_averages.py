@@ -177,6 +177,13 @@ TABLES = [
 ]  # fmt: skip
 
 
+def test_of_several_seeds_a_column_is_the_median_as_a_score_is():
+    # 0.8, 0.7 and 0.8 by seed; the medians of the metrics would make it 0.75.
+    seeds = {"accuracy": [0.7, 0.8, 0.9], "f1": [0.9, 0.6, 0.7]}
+    found = averages(DISTILBERT | {"mrpc": seeds})["macro9_dev"]
+    assert found == pytest.approx(averages(DISTILBERT)["macro9_dev"] + (80 - 87.5) / 9)
+
+
 @pytest.mark.parametrize(
     ("file", "printed", "convention", "columns"), TABLES, ids=lambda x: str(x)[:24]
 )

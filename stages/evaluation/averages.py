@@ -7,10 +7,13 @@ The ids name how columns are averaged, after where they are used; that a value i
 or the test split follows from the metrics given.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-TaskMetrics = Mapping[str, Mapping[str, float]]
-"""Metrics by task, on their raw scale, keyed as in reports: {"mrpc": {"f1": 0.9, ...}}."""
+import numpy as np
+
+TaskMetrics = Mapping[str, Mapping[str, float | Sequence[float]]]
+"""Metrics by task, on their raw scale, keyed as in reports: {"mrpc": {"f1": 0.9, ...}}; or a value
+per seed, of which a column is the median, as a task's score is."""
 
 
 ACCURACY = ("accuracy",)
@@ -86,4 +89,4 @@ def _column(task_metrics: TaskMetrics, task: str, metrics: tuple[str, ...]) -> f
     measured = task_metrics.get(task, {})
     if not all(metric in measured for metric in metrics):
         return None
-    return sum(measured[metric] for metric in metrics) / len(metrics)
+    return float(np.median(np.mean([measured[metric] for metric in metrics], axis=0)))

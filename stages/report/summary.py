@@ -114,7 +114,7 @@ def _medians(tasks: dict[str, Json]) -> dict[str, float]:
 def _average(tasks: dict[str, Json]) -> dict[str, float]:
     """Return the published conventions that are complete; without one, the plain mean."""
     metrics = {
-        task: {metric: spread["median"] for metric, spread in report["metrics"].items()}
+        task: {metric: spread["values"] for metric, spread in report["metrics"].items()}
         for task, report in tasks.items()
     }
     return averages(metrics) or {"mean_of_tasks": mean_of_tasks(_medians(tasks))}
