@@ -78,8 +78,10 @@ def change(path: Path, **values: object) -> None:
 
 
 def test_every_element_is_closed(reports: Path) -> None:
-    page = Page(page_of(reports)[0])
+    text, _ = page_of(reports)
+    page = Page(text)
     assert page.open == []
+    assert not re.search(r"<th[^>]*></th>", text), "a heading without text"
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
 
@@ -281,6 +283,12 @@ def test_what_is_not_one_sequence_or_as_many_steps_is_not_said_to_be(reports: Pa
     change(reports / "students" / "mlm_only.json", num_steps=50)
     text, _ = page_of(reports)
     assert "Speed-up on 16 sequences" in text
+    assert "Distilled from <b>" in text
+    alone = load_reports(reports, ["mlm_only"], TASKS, [])
+    shown = render(
+        alone, summarise(alone, "offline", "mlm_only"), "a-teacher", Links("", ""), ORIGIN
+    )
+    assert "istilled from" not in shown
     assert "16 sequences of 128 tokens" in text
     assert "for as many steps" not in text
 
