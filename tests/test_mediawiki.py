@@ -84,6 +84,10 @@ def paragraphs_of(wikitext: str, **more) -> list[str]:
         ("A{{citation needed}} b {{Unclosed | c [[d]].", "A b Unclosed | c d."),
         ("x<sup>2</sup>, 10<sup>5</sup>, H<sub>2</sub>O <math>\\frac{a}{b}</math><math>n</math>.",
          "x2, 10^5, H2O n."),
+        ("{{As of|2012|5|3}} {{ill|Jo Po|de|lt=Jo}} and {{Interlanguage link|Al|fr}} had "
+         "{{US$|2 million}}, {{INR}}5; {{as of|1999|lc=y}}.",
+         "As of 3 May 2012 Jo and Al had US$2 million, \u20b95; as of 1999."),
+        ("Before.\n{| class=x\n| a cell\n|-\n", "Before."),
         ("So\n\n<math>\\frac{a}{b}</math>.\n\n", "So"),
         ("<!-- no -->Yes<!-- never closed {{", "Yes"),
         ("Text {| not a table |} here.", "Text not a table here."),

@@ -4,6 +4,7 @@ All others (boxes, notes, citations, pronunciations) leave nothing.
 """
 
 import re
+from calendar import month_name
 from collections.abc import Callable
 
 Show = Callable[[list[str], dict[str, str]], str]
@@ -48,7 +49,15 @@ def _value(values: list[str], named: dict[str, str]) -> str:
 
 def _as_of(values: list[str], named: dict[str, str]) -> str:
     words = "as of" if named.get("lc", "")[:1] == "y" else "As of"
-    return f"{words} {' '.join(values[:3])}"
+    # Year, month and day, of which a reader sees the day first.
+    year, month, day = [*values, "", "", ""][:3]
+    if month.isdecimal() and 1 <= int(month) <= 12:
+        month = month_name[int(month)]
+    return " ".join(filter(None, [words, day, month, year]))
+
+
+def _link(values: list[str], named: dict[str, str]) -> str:
+    return named.get("lt", _first(values, named))
 
 
 def _ship(values: list[str], named: dict[str, str]) -> str:  # noqa: ARG001
@@ -91,7 +100,7 @@ _SHOWN: dict[str, Show] = {
         nowrap nobr nobreak small smaller big larger resize nobold sc smallcaps mvar math eqm
         unicode script script/arabic script/hebrew abbr tooltip vanchor overline underline
         sup sub keypress key linktext nihongo flag flagcountry transl2 lang-2 nihongo2 zh bce
-        visible_anchor var tmath formatnum nts sort hs dts start_date date
+        visible_anchor var tmath formatnum nts sort hs dts start_date date not_a_typo proper_name
         """.split(),  # noqa: SIM905
         _first,
     ),
@@ -102,7 +111,8 @@ _SHOWN: dict[str, Show] = {
     **dict.fromkeys("quote blockquote cquote bquote quotation quote_text".split(), _quote),  # noqa: SIM905
     **dict.fromkeys(["convert", "cvt"], _convert),
     **dict.fromkeys(["frac", "sfrac", "fraction"], _fraction),
-    **dict.fromkeys(["chem", "chem2"], _joined),
+    **dict.fromkeys(["chem", "chem2", "gaps"], _joined),
+    **dict.fromkeys(["ill", "interlanguage_link"], _link),
     **dict.fromkeys(["simplenuclide", "simplenuclide2"], _isotope),
     **dict.fromkeys(["circa", "c.", "ca."], _before("c. ")),
     **dict.fromkeys(["fl.", "floruit"], _before("fl. ")),
@@ -113,12 +123,24 @@ _SHOWN: dict[str, Show] = {
     **dict.fromkeys(["'", "apostrophe"], _word("'")),
     "'s": _word("'s"),
     "okina": _word("\u02bb"),
+    "lord": _word("Lord"),
+    "pi": _word("\u03c0"),
     "val": _value,
     "as_of": _as_of,
     "ship": _ship,
     "e": _before("\u00d710^"),
     "angbr": lambda values, named: f"\u27e8{_first(values, named)}\u27e9",
 }
+for _sign, _codes in {
+    "US$": ["us$", "usd"],
+    "A$": ["a$", "aud"],
+    "C$": ["c$", "cad"],
+    "\u00a3": ["\u00a3", "gbp"],
+    "\u20ac": ["\u20ac", "eur"],
+    "\u20b9": ["\u20b9", "inr", "indian_rupee"],
+    "\u00a5": ["\u00a5", "jpy"],
+}.items():
+    _SHOWN.update(dict.fromkeys(_codes, _before(_sign)))
 for _prefix in ("USS", "HMS", "RMS", "SS", "HMAS"):
     _SHOWN[_prefix.lower()] = _before(f"{_prefix} ")
 

@@ -28,6 +28,8 @@ _HEADING = re.compile(r"(={1,6})\s*(.+?)\s*\1\s*$")
 _ITEM = re.compile(r"[*#:;]+\s*")
 _PLAIN_LINK = re.compile(r"\[\[:?([^\[\]{}|<>\n&]*)(?:\|([^\[\]{}|<>\n&]*))?\]\]")
 _NEEDS_PARSER = re.compile(r"\[|\{\{|<|&")
+_CELL = ("|", "{|")
+"""Begins a line of a table that is never closed."""
 _WORD = re.compile(r"\w")
 _STYLE = re.compile(r"'{2,}")
 _LEFT_OVER = re.compile(r"\[\[|\]\]|\{\{+|\}\}+|\{\||\|\}|</?[a-z]+\b[^<>]*>", re.I)
@@ -70,7 +72,7 @@ def prose(
             reason = "apparatus"
         elif level:
             reason = None if headings else "heading"
-        elif raw[0] == "|":
+        elif raw.startswith(_CELL):
             reason = "table"
         elif is_item and lists != "all":
             reason = None if lists == "sentences" and _is_sentence(text) else "list_item"
@@ -93,14 +95,14 @@ def _blocks(text: str) -> Iterator[tuple[int, bool, str]]:
         line = raw.strip()
         heading = _HEADING.match(line)
         item = _ITEM.match(line)
-        if wrapped and (not line or heading or item or line[0] == "|"):
+        if wrapped and (not line or heading or item or line.startswith(_CELL)):
             yield 0, False, " ".join(wrapped)
             wrapped = []
         if heading:
             yield len(heading.group(1)), False, heading.group(2)
         elif item:
             yield 0, True, line[item.end() :]
-        elif line.startswith("|"):
+        elif line.startswith(_CELL):
             yield 0, False, line
         elif line and not line.startswith("----"):
             wrapped.append(line)
