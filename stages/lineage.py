@@ -22,6 +22,7 @@ from stages.files import fingerprint
 
 LOCK = Path("dvc.lock")
 CORPUS = "data/shards"
+DOCUMENTS = "data/documents"
 STUDENTS = "models/students"
 DVC_HASH = re.compile(r"^[0-9a-f]{32}(\.dir)?$")
 # DVC rewrites dvc.lock in place, so another stage's entry may be half written when we read it.
@@ -95,6 +96,7 @@ def trace(stages: dict[str, Any], student: str, path: Path = LOCK) -> Lineage:
     Raises:
         DataError: an entry is missing or incomplete.
     """
+    stages = _in_force(stages)
     target = next(
         (name for name in (f"distill@{student}", f"distill_successor@{student}") if name in stages),
         f"distill@{student}",
@@ -143,6 +145,17 @@ def _read(path: Path) -> dict[str, Any]:
     return stages
 
 
+def _in_force(stages: dict[str, Any]) -> dict[str, Any]:
+    """Leave out sources that the corpus is not made of: dvc.lock keeps stages that were removed."""
+    taken = stages.get("curate", {}).get("params", {}).get("params.yaml", {}).get("corpus.sources")
+    removed = {
+        name
+        for name in stages
+        if name.startswith("documents@") and taken is not None and name[10:] not in taken
+    }
+    return {name: entry for name, entry in stages.items() if name not in removed}
+
+
 def _upstream(stages: dict[str, Any], target: str, path: Path) -> list[str]:
     """Return the names of a stage and of all stages it depends on, sorted."""
     found: set[str] = set()
@@ -169,7 +182,13 @@ def _upstream(stages: dict[str, Any], target: str, path: Path) -> list[str]:
 
 def _deciding_parts(name: str, entry: dict[str, Any], path: Path) -> list[Any]:
     """Return the parts of an entry that decide what it makes, as plain JSON values."""
-    deps = [[i["path"], _hash(i, name, path)] for i in _items(entry, "deps") if not _is_report(i)]
+    # What lies in the folder of documents is said by the sources' own entries, and beside them may
+    # be what earlier settings left.
+    deps = [
+        [i["path"], _hash(i, name, path)]
+        for i in _items(entry, "deps")
+        if not _is_report(i) and i["path"] != DOCUMENTS
+    ]
     outs = [
         [i["path"], _hash(i, name, path)] for i in _items(entry, "outs") if _is_tracked(i["path"])
     ]

@@ -103,6 +103,24 @@ def test_lineage_keeps_through_what_does_not(change):
     assert traced(change).lineage == traced().lineage
 
 
+def test_a_source_of_earlier_settings_is_no_part_of_it():
+    """DVC keeps the entry of a stage that was removed, and hashes the folder with its output."""
+
+    def only(stages):
+        stages["curate"]["params"]["params.yaml"]["corpus.sources"] = {"docstrings": {}}
+
+    def after_another(stages):
+        only(stages)
+        deps_of("curate", "data/documents", md5("1", True))(stages)
+        stages["documents@novels"] = copy.deepcopy(stages["documents@docstrings"]) | {
+            "params": {"params.yaml": {"corpus.sources.novels": {"kind": "books"}}},
+            "outs": [{"path": "data/documents/novels", "md5": md5("1", True)}],
+        }
+
+    assert traced(after_another) == traced(only)
+    assert "documents@docstrings" in traced(only).stages
+
+
 def test_students_have_lineages_of_their_own():
     assert traced().lineage != traced(student="mlm_only").lineage
     assert len(traced().lineage) == 16
