@@ -9,7 +9,7 @@ the same database as the aliases, written in an order that survives a kill at an
 5. the entry becomes `done`.
 
 Of two that begin in the same instant on a server, which has no lock, each writes before it looks:
-so one of them at least sees the other, and never do both go on.
+so one of them at least sees the other, and never do both go on. The later entry gives way.
 
 So a change that happened always has its entry, and an entry still `intended` is settled by looking:
 if `champion` stands where the entry wanted it the change happened, else it is undone and the entry
@@ -21,6 +21,7 @@ The next change finds it, and gives it an entry of its own, `outside`.
 
 import json
 import secrets
+import time
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -34,6 +35,8 @@ KEY_TIME = "%Y%m%dT%H%M%S.%fZ"
 MAX_REASON_CHARACTERS = 1000
 # On a server, where there is no lock, an entry this young may belong to a living process.
 SETTLE_AFTER = timedelta(minutes=2)
+PATIENCE_SECONDS = 10.0
+"""How long a change waits for a later one to give way to it."""
 
 Action = Literal["promote", "rollback", "outside"]
 State = Literal["intended", "done", "abandoned"]
@@ -101,12 +104,10 @@ def apply(store: Store, model: str, change: Change) -> Change:
     """
     change = _after(change, read(store, model))
     _write(store, model, change)
-    others = [c for c in read(store, model) if c.state == "intended" and c.key != change.key]
-    if others or aliases_now(store, model) != change.before:
+    if not _is_let_go_on(store, model, change) or aliases_now(store, model) != change.before:
         _write(store, model, replace(change, state="abandoned"))
-        by = f" by {others[0].who}" if others else ""
         raise DistilleryError(
-            f"another promotion or rollback of {model}{by} came in between, so nothing was "
+            f"another promotion or rollback of {model} came in between, so nothing was "
             "changed; see: python -m stages.registry.promotion status, and try again"
         )
     _move_previous(store, model, change.after.previous)
@@ -167,12 +168,24 @@ def read(store: Store, model: str) -> list[Change]:
     return [_parse(key, tags[key]) for key in sorted(tags) if key.startswith(PREFIX)]
 
 
+def _is_let_go_on(store: Store, model: str, change: Change) -> bool:
+    """Wait for those that intend a change as well, unless one of them was there before."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        intended = [c.key for c in read(store, model) if c.state == "intended"]
+        if intended == [change.key]:
+            return True
+        if change.key not in intended[:1] or time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+
+
 def _after(change: Change, past: list[Change]) -> Change:
     """Return the change with a key that sorts after all others, also where the clock went back."""
     if not past or past[-1].key < change.key:
         return change
-    time, _, _ = past[-1].key.removeprefix(PREFIX).rpartition(".")
-    later = datetime.strptime(time, KEY_TIME) + timedelta(microseconds=1)
+    written, _, _ = past[-1].key.removeprefix(PREFIX).rpartition(".")
+    later = datetime.strptime(written, KEY_TIME) + timedelta(microseconds=1)
     return replace(change, key=f"{PREFIX}{later:{KEY_TIME}}.{secrets.token_hex(4)}")
 
 
