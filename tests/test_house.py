@@ -1,12 +1,14 @@
 """The rules of the house, read from the imports: who may use what."""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 # A room may import itself and those before it; GROUND is what they all stand on.
@@ -90,10 +92,10 @@ def test_a_room_uses_only_the_rooms_before_it(path: Path) -> None:
         assert used <= GROUND | set(ROOMS[: ROOMS.index(room(name)) + 1])
 
 
-def test_training_runs_where_only_training_is_installed() -> None:
-    """stages.training and every stage module that it reaches."""
+def reached_from(begin: list[Path]) -> tuple[set[Path], dict[str, set[str]]]:
+    """Return the stage modules that some import, and what they use of others, with the users."""
     known = {name_of(path): path for path in modules("stages")}
-    pending = [path for name, path in known.items() if name.startswith("stages.training")]
+    pending = list(begin)
     reached: set[Path] = set()
     outside: dict[str, set[str]] = {}
     while pending:
@@ -109,4 +111,28 @@ def test_training_runs_where_only_training_is_installed() -> None:
                 pending += [known[prefix] for prefix in prefixes if prefix in known]
             elif (top := name.partition(".")[0]) not in sys.stdlib_module_names:
                 outside.setdefault(top, set()).add(name_of(path))
+    return reached, outside
+
+
+def test_training_runs_where_only_training_is_installed() -> None:
+    _, outside = reached_from(modules("stages/training"))
     assert not {top: users for top, users in outside.items() if top not in TRAINING_MAY_USE}
+
+
+# What all stand on would make everything stale, and curves in MLflow decide nothing.
+DECIDE_NOTHING = {*GROUND, "tracking"}
+
+
+@pytest.mark.parametrize("stage", ["teacher", "distill", "finetune_teacher", "finetune"])
+def test_what_trains_runs_again_when_any_module_of_it_changes(stage: str) -> None:
+    entry = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
+    entry = entry.get("do", entry)
+    (command,) = re.findall(r"python -m stages\.(\S+)", entry["cmd"])
+    reached, _ = reached_from([(ROOT / "stages").joinpath(*command.split(".")).with_suffix(".py")])
+    deps = [ROOT / path for path in entry["deps"]]
+    assert not [
+        name_of(path)
+        for path in sorted(reached)
+        if path.name != "__init__.py" and room(name_of(path)) not in DECIDE_NOTHING
+        if not any(dep == path or dep in path.parents for dep in deps)
+    ]
