@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
-from stages.errors import DataError
+from stages.errors import DataError, SettingsError
 from stages.export.quantise import write_int8
 from stages.params import SpeedTest
 from stages.params.release import Int8
@@ -144,6 +144,12 @@ def test_every_runtime_is_beside_the_teacher_in_pytorch(report: dict):
 
 def test_what_is_timed_has_no_head(folders: dict[str, Path]):
     assert type(open_encoder(folders["small"])).__name__ == "DistilBertModel"
+
+
+def test_lengths_past_a_models_positions_are_refused(folders: dict[str, Path]):
+    settings = SpeedTest(batch_sizes=[1], sequence_lengths=[8, 65])
+    with pytest.raises(SettingsError, match=r"sequence_lengths = \[8, 65\]: teacher has .* 64 tok"):
+        measure_speed(folders, [], settings, Int8())
 
 
 def test_a_missing_model_is_named_with_the_stage_that_makes_it(tmp_path: Path):

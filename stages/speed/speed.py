@@ -21,6 +21,7 @@ import torch
 
 from stages import params
 from stages.command import log, parser_for, run
+from stages.errors import SettingsError
 from stages.export.graph import inputs_of, write_fp32
 from stages.export.quantise import write_int8
 from stages.files import write_json
@@ -32,6 +33,7 @@ from stages.speed.runners import onnx_runner, open_encoder, torch_runner, weight
 from stages.speed.timing import Runner, Seconds, percentiles, speedup, time_batches
 from stages.students.flops import encoder_gflops
 from stages.students.heads import num_parameters
+from stages.teacher.models import num_positions
 from stages.training.energy import energy_meter
 from stages.training.hardware import processor_name
 
@@ -51,8 +53,18 @@ def measure_speed(
         exported: The models that are timed in ONNX Runtime too.
         settings: What is timed.
         int8: How the INT8 graphs are made: as those that are exported.
+
+    Raises:
+        SettingsError: a sequence length is more than a model reads.
     """
     models = {name: open_encoder(folder) for name, folder in folders.items()}
+    longest = max(settings.sequence_lengths)
+    for name, model in models.items():
+        if longest > num_positions(model.config):
+            raise SettingsError(
+                f"params.yaml: evaluation.speed.sequence_lengths = {settings.sequence_lengths}: "
+                f"{name} has positions for {num_positions(model.config)} tokens"
+            )
     facts = {
         name: {
             "num_parameters": num_parameters(model),
