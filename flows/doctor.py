@@ -70,7 +70,8 @@ def check_python(root: Path) -> Iterator[Finding]:
             wrong.append(f"{plain} {installed} instead of {version}")
     if wrong:
         shown = "; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
-        yield Finding("wrong", f"{shown}. Cure: make setup")
+        # What is newer than the lock is made again only if it must be.
+        yield Finding("wrong", f"{shown}. Cure: make -B setup")
     else:
         yield Finding("good", f"{len(wanted)} packages as requirements.lock pins them")
 

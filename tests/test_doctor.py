@@ -61,7 +61,7 @@ def test_every_finding_is_said_before_it_fails(
     with pytest.raises(DistilleryError, match="must be mended first"):
         doctor.main(Namespace())
     said = capsys.readouterr().out
-    assert "instead of 9.9.9; nosuchpackage not installed instead of 1.0" in said
+    assert "instead of 9.9.9; nosuchpackage not installed instead of 1.0. Cure: make -B" in said
     assert "params.yaml: launch.gpus = 3: no such setting" in said
     assert "dvc.lock is damaged" in said
     assert "Prefect does not answer at http://127.0.0.1:9/api" in said
