@@ -159,7 +159,6 @@ def peak_megabytes(corpus: Path, tokenizer: Path) -> tuple[float, float]:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    os.environ["TQDM_DISABLE"] = "1"
     found = sorted(glob(arguments.text))  # noqa: PTH207 - the pattern may be absolute
     files = [str(Path(file).resolve()) for file in found]
     tokenizer = arguments.tokenizer.resolve()

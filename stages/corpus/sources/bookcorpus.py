@@ -27,7 +27,7 @@ def documents(
 ) -> Iterator[Document]:
     """Yield chapters, and pieces of `sentences_per_document` of those that are longer."""
     rows = stream(hub_path(settings.dataset), settings.config, ["text"])
-    sentences = (text for row in rows if (text := row["text"].strip()))
+    sentences = (text for row in rows if (text := (row["text"] or "").strip()))
     for number, (heading, piece) in enumerate(_pieces(sentences, settings, tally)):
         if number == settings.max_documents:
             return

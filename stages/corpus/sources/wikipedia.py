@@ -39,11 +39,12 @@ def documents(
     rows = stream(hub_path(settings.dataset), settings.config, ["id", "title", "text"])
     for row in islice(rows, settings.max_documents):
         tally.num_read += 1
-        text = running_text(row["text"], tally)
+        article = row["text"] or ""
+        text = running_text(article, tally)
         if text:
-            yield Document(f"{name}:{row['id']}", name, row["title"], text)
+            yield Document(f"{name}:{row['id']}", name, str(row["title"]), text)
         else:
-            tally.documents.add("no_running_text", row["text"])
+            tally.documents.add("no_running_text", article)
 
 
 def running_text(article: str, tally: Tally) -> str:
