@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from stages.errors import DataError, SettingsError
 from stages.evaluation.predictions import Predictions
-from stages.evaluation.prepare import read_folder
+from stages.evaluation.prepare import read_folder, warn_of_shared
 from stages.evaluation.task_folder import Example, write_task
 from stages.evaluation.task_models import scored
 from stages.evaluation.tasks import get_task
@@ -95,6 +95,17 @@ def test_a_tab_inside_a_text_is_an_error_and_no_cut(tmp_path: Path) -> None:
     (tmp_path / "train.tsv").write_text("label\tline\nprose\tIt\train\n")
     with pytest.raises(DataError, match=r"train\.tsv, line 2: 3 columns, and 2 are needed"):
         read_folder(get_task("genre", own()), tmp_path)
+
+
+def test_texts_that_are_learned_and_judged_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = get_task("genre", own())
+    for split, texts in (("train", ["It rained.", "O rain!"]), ("validation", ["O rain!", "Sun."])):
+        pq.write_table(pa.table({"line": texts, "label": [0, 1]}), tmp_path / f"{split}.parquet")
+    data, _ = read_folder(spec, tmp_path)
+    warn_of_shared(spec, data)
+    assert "task genre: 1 of 2 examples of validation have their texts in train too" in caplog.text
 
 
 def test_a_folder_without_files_and_an_unknown_label_are_named(tmp_path: Path) -> None:

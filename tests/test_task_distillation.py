@@ -1,5 +1,6 @@
 """Distillation on a task: each loss against its formula, and a whole run on a tiny task."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -38,8 +39,11 @@ from stages.evaluation.task_student import distil_once
 from stages.evaluation.task_teacher import check_tokenizers
 from stages.evaluation.tasks import get_task
 from stages.export.compressed import compress, prune_smallest
+from stages.export.graph import Feeds
+from stages.export.quantise import write_int8
 from stages.files import read_json, sha256_of, write_json
 from stages.params import Augmentation, TaskPhase, load
+from stages.params.release import Int8
 from stages.teacher.models import save_model as save_model_with
 from stages.training.optimisation import learning_rate
 from stages.training.processes import Processes
@@ -501,10 +505,14 @@ def test_recipe_that_is_not_there_is_refused(task: Path, tmp_path: Path) -> None
         distil_task(tmp_path, tmp_path, task, "pd", params, ALONE, tmp_path / "report.json")
 
 
-def smaller(task: Path, tmp_path: Path, ways: dict[str, float | None]) -> dict[str, object]:
+def smaller(
+    task: Path, tmp_path: Path, ways: dict[str, float | None], int8: Int8 | None = None
+) -> dict[str, object]:
     """Make the teacher of a task smaller in one way; return its report."""
     save_model(tmp_path / "teacher", 2)
     params = settings_with(tmp_path)
+    export = params.export.model_copy(update={"int8": int8 or Int8()})
+    params = params.model_copy(update={"export": export})
     reports = compress(tmp_path / "teacher", task, ways, params, ALONE, tmp_path / "beside")
     ((name, report),) = reports.items()
     assert read_json(tmp_path / "beside" / name / "sst2.json") == report
@@ -540,6 +548,17 @@ def test_the_smallest_weights_of_all_layers_go(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_eight_bits_are_scored_like_any_model(task: Path, tmp_path: Path) -> None:
-    report = smaller(task, tmp_path, {"int8": None})
+def test_eight_bits_are_scored_like_any_model(
+    task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def write(fp32: Path, path: Path, given: Int8, calibration: Iterable[Feeds]) -> None:
+        made.append(given)
+        write_int8(fp32, path, given, calibration)
+
+    monkeypatch.setattr("stages.export.compressed.write_int8", write)
+    calibrated = Int8(activations="calibrated", feed_forward_out=False)
+    report = smaller(task, tmp_path, {"int8": None}, calibrated)
     assert (report["runtime"], report["num_parameters"]) == ("ONNX INT8", NUM_WEIGHTS)
+    assert set(made) == {calibrated}, "eight bits are those that are exported and timed"

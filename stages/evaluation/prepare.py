@@ -18,7 +18,7 @@ from stages.command import log, parser_for, run
 from stages.errors import DataError
 from stages.evaluation import official_tsv, task_parquet
 from stages.evaluation.derived import derive
-from stages.evaluation.task_folder import Rows, TaskData, write_task
+from stages.evaluation.task_folder import Example, Rows, TaskData, write_task
 from stages.evaluation.tasks import AX, TaskSpec, get_task
 
 
@@ -115,11 +115,31 @@ def _rows(spec: TaskSpec, rows: Any) -> Rows:
     return task_parquet.rows_of(f"dataset {spec.dataset}", table, spec, names)
 
 
+def warn_of_shared(spec: TaskSpec, data: TaskData) -> None:
+    """Say which of your own validation examples the model will have learned from."""
+    learned = {(row.text_a, row.text_b) for row in data.train if isinstance(row, Example)}
+    for split, rows in data.validation.items():
+        shared = sum(
+            (row.text_a, row.text_b) in learned for row in rows if isinstance(row, Example)
+        )
+        if shared:
+            log.warning(
+                "task %s: %d of %d examples of %s have their texts in train too: its scores "
+                "flatter every model",
+                spec.name,
+                shared,
+                len(rows),
+                split,
+            )
+
+
 def main(arguments: argparse.Namespace) -> None:
     """Write the folder of one task."""
     settings = params.load()
     spec = get_task(arguments.task, settings.evaluation.own_tasks)
     data, source = prepare(spec, arguments.curated, settings)
+    if spec.is_own:
+        warn_of_shared(spec, data)
     write_task(spec, data, source, arguments.out)
     splits = {"train": data.train, **data.validation, **data.test}
     counted = ", ".join(f"{len(rows)} {split}" for split, rows in splits.items())

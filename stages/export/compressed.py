@@ -28,7 +28,7 @@ from stages.errors import SettingsError
 from stages.evaluation.finetune import alone, spread, tune_on_labels
 from stages.evaluation.metrics import headline
 from stages.evaluation.task_models import Split, answers, open_model, read_split, scored
-from stages.export.graph import write_fp32
+from stages.export.graph import inputs_of, write_fp32
 from stages.export.parity import onnx_logits, open_session
 from stages.export.quantise import write_int8
 from stages.export.task_model import BATCH, feeds_of, score_of
@@ -85,7 +85,7 @@ def compress(
             maps = [] if sparsity is None else prune_smallest(model, sparsity)
             tune_on_labels(model, task, training, settings, params.launch, processes, seed)
             if sparsity is None:
-                value, size = _as_int8(model.cpu(), judged, task)
+                value, size = _as_int8(model.cpu(), training, judged, task, params.export.int8)
             else:
                 for linear in maps:
                     prune.remove(linear, "weight")
@@ -136,14 +136,22 @@ def what_is_left(model: PreTrainedModel, maps: Iterable[nn.Module]) -> dict[str,
 
 
 def _as_int8(
-    model: PreTrainedModel, judged: dict[str, Split], task: dict[str, Any]
+    model: PreTrainedModel,
+    training: Split,
+    judged: dict[str, Split],
+    task: dict[str, Any],
+    settings: Int8,
 ) -> tuple[float, dict[str, Any]]:
     """Return what a tuned classifier scores in eight bits, and how large its file is."""
     with tempfile.TemporaryDirectory() as scratch:
         fp32, int8 = (Path(scratch) / f"{kind}.onnx" for kind in ("fp32", "int8"))
         model.eval()
         write_fp32(model, fp32)
-        write_int8(fp32, int8, Int8())
+        # As what is exported and timed; made only where activations are calibrated.
+        rows = range(min(settings.calibration_rows, len(training.examples)))
+        texts = (training.examples.batch([row]) for row in rows)
+        calibration = ({name: row[name].numpy() for name in inputs_of(model)} for row in texts)
+        write_int8(fp32, int8, settings, calibration)
         session = open_session(int8)
         # The first validation split is the one that the headline is of.
         examples = next(iter(judged.values())).examples
