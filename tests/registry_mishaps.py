@@ -5,6 +5,7 @@
 On a real store with toy students. After each there is a champion and the history is true.
 """
 
+import contextlib
 import os
 import random
 import shutil
@@ -13,12 +14,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from urllib.request import urlopen
 
+from mlflow import MlflowClient
+
+from flows.server import HOST, free_port
+from flows.ui import mlflow_page
 from stages.errors import DistilleryError
 from stages.registry import history
 from stages.registry.promotion import promote, rollback, status
 from stages.tracking.store import Store, open_store
+from tests.asking import wait_until
 from tests.mishaps import ROOT, last_lines, locked, small_disk
 from tests.registry_world import (
     MODEL,
@@ -188,12 +197,45 @@ def kills(folder: Path, number: int = 8, seed: int = 0) -> str:
     return f"{number} kills ({ended} came too late): {len(changes)} entries, {abandoned} abandoned"
 
 
+def crossings(folder: Path, rounds: int = 20, seed: int = 0) -> str:
+    """Roll back twice at once, on a server, which has no lock."""
+    store, rng, port = two_students(folder), random.Random(seed), free_port()
+    promote(store, MODEL, 1)
+    promote(store, MODEL, 2)
+    with mlflow_page(folder, port):
+        wait_until(lambda: is_up(port), 120)
+        server = replace(store, tracking_uri=f"http://{HOST}:{port}", folder=None)
+        server = replace(server, client=MlflowClient(server.tracking_uri))
+
+        def try_once(seconds: float) -> bool:
+            time.sleep(seconds)
+            try:
+                return rollback(server, MODEL).changed
+            except DistilleryError:
+                return False
+
+        with ThreadPoolExecutor(2) as pool:
+            for _ in range(rounds):
+                changed = list(pool.map(try_once, (0.0, 0.02 * rng.random())))
+                assert any(changed), "the earlier one is let go on"
+    changes = check_history(store)
+    abandoned = sum(change.state == "abandoned" for change in changes)
+    return f"{rounds} pairs: {len(changes)} entries, {abandoned} of them gave way, history true"
+
+
+def is_up(port: int) -> bool:
+    with contextlib.suppress(OSError), urlopen(f"http://{HOST}:{port}/health", timeout=5) as reply:
+        return bool(reply.status == 200)
+    return False
+
+
 MISHAPS: dict[str, Callable[[Path], str]] = {
     "MLflow's SQLite is locked": store_locked,
     "the disk is full": store_disk_full,
     "files of a version are deleted": lost_files,
     "two promotions at once": races,
     "a promotion is killed beside another": kills,
+    "two rollbacks cross on a server": crossings,
 }
 
 
