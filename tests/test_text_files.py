@@ -314,6 +314,10 @@ def test_a_parquet_file_is_read_piece_by_piece_up_to_its_damage(workspace):
     path.write_bytes(stored)
     with pytest.raises(DataError, match=r"a\.parquet is damaged after row \d+: "):
         read("parquet")
+    stored[-60:-20] = b"\xff" * 40
+    path.write_bytes(stored)
+    with pytest.raises(DataError, match=r"a\.parquet is not Parquet, or is damaged"):
+        read("parquet")
 
 
 def test_parquet_columns_are_checked_before_anything_is_read(workspace):

@@ -88,8 +88,10 @@ def _open(name: str, path: Path, settings: ParquetSource) -> pq.ParquetFile:
     try:
         # Piece by piece: a row group may be a whole file, and would be in memory as a whole.
         file = pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path} is not Parquet ({error}); take it out of the pattern") from error
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"{path} is not Parquet, or is damaged ({error}); take it out of the pattern"
+        ) from error
     schema = file.schema_arrow
     for column in filter(None, [settings.text_column, settings.title_column]):
         if column not in schema.names:
