@@ -288,6 +288,7 @@ def test_a_cluster_gives_the_same_bytes_though_a_worker_is_killed(tmp_path, tiny
 
         def kills_one() -> None:
             while not list(Path(".scratch").glob("shards-*/train-*.json")):
+                assert not (tmp_path / "cluster").exists(), "it was done before one could be killed"
                 time.sleep(0.005)
             started[1].kill()
 
