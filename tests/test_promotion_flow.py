@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from httpx import ConnectError
 from prefect.logging import disable_run_logger
 
 from flows import registry
@@ -45,8 +46,12 @@ def test_a_change_is_no_failure_for_want_of_its_page_and_takes_any_reason(
 ) -> None:
     (tmp_path / "dvc.yaml").touch()
     monkeypatch.chdir(tmp_path)
-    # No server takes the artifact; to roll back once more would undo it.
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+
+    def refuse(**_: str) -> None:
+        raise ConnectError("the server went away")
+
+    # To roll back once more for want of it would undo it.
+    monkeypatch.setattr("flows.promotion.create_markdown_artifact", refuse)
     script = f"print(json.dumps({ANSWER!r} | {{'message': sys.argv[-1]}}))"
     fake_registry(monkeypatch, tmp_path, script)
     with disable_run_logger():
