@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from stages.corpus import shards as shards_module
+from stages.corpus.one_shard import make_shard
 from stages.corpus.reading import open_split
-from stages.corpus.shards import make_shard
 from stages.corpus.workers import cluster
 from stages.errors import DataError, DistilleryError
 from stages.files import sha256_of_tree

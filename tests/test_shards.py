@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 import yaml
 
+from stages.corpus import one_shard
 from stages.corpus import shards as shards_module
 from stages.corpus import workers as workers_module
 from stages.corpus.curate import SPLITS
+from stages.corpus.one_shard import make_shard
 from stages.corpus.reading import open_split
 from stages.corpus.records import Document, document_writer
-from stages.corpus.shards import Workers, make_shard, make_shards
+from stages.corpus.shards import Workers, make_shards
 from stages.corpus.tokenising import open_tokenizer
 from stages.corpus.workers import cluster, processes
 from stages.errors import DataError, SettingsError
@@ -70,7 +72,7 @@ def test_whole_documents_are_read_back_in_order(tmp_path, tiny_tokenizer):
     tokenizer = open_tokenizer(tiny_tokenizer)
     expected = []
     for number in range(SETTINGS.num_shards):
-        share = shards_module._documents(tmp_path / "curated/train.parquet", number, 3)
+        share = one_shard._documents(tmp_path / "curated/train.parquet", number, 3)
         for _sources, texts in share:
             expected += [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
     ordinary = rows[rows >= 5]
@@ -176,7 +178,7 @@ def test_a_worker_with_other_libraries_is_refused(tmp_path, tiny_tokenizer, monk
     curated = write_curated(tmp_path / "curated", 5)
 
     def elsewhere(shard):
-        monkeypatch.setattr(shards_module, "versions", lambda: {"tokenizers": "0.1"})
+        monkeypatch.setattr(one_shard, "versions", lambda: {"tokenizers": "0.1"})
         make_shard(shard)
 
     monkeypatch.setattr(shards_module, "make_shard", elsewhere)
