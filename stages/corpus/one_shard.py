@@ -23,7 +23,6 @@ DOCUMENTS_PER_BATCH = 64
 LIBRARIES = ("numpy", "pyarrow", "sentencex", "tokenizers")
 MODULES = ("health", "one_shard", "packing", "reading", "records", "tokenising")
 """What decides the bytes of a shard, beside its inputs and settings."""
-FINISHED = (".arrow", ".npy", ".json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +43,7 @@ class Shard:
 
 def make_shard(shard: Shard) -> None:
     """Write a shard, unless it is done."""
-    # All three: a kill while finished work was being deleted may have left any of them.
-    if all(shard.out.with_suffix(suffix).exists() for suffix in FINISHED):
+    if shard.out.with_suffix(".json").exists():
         return
     if (found := versions()) != shard.versions:
         raise DataError(

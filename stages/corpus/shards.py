@@ -36,7 +36,15 @@ from stages.corpus.records import Drops
 from stages.corpus.tokenising import Encoder, continuations
 from stages.corpus.workers import workers
 from stages.errors import DataError, Interrupted
-from stages.files import atomic_output, file_lock, read_json, scratch, sha256_of, write_json
+from stages.files import (
+    atomic_output,
+    discard,
+    file_lock,
+    read_json,
+    scratch,
+    sha256_of,
+    write_json,
+)
 
 MAX_LOST_WORKERS = 3
 SECONDS_TO_LET_GO = 2
@@ -132,7 +140,7 @@ def _write_folder(
             ],
         }
         write_json(folder / "manifest.json", manifest)
-    shutil.rmtree(shards["train"][0].out.parent)
+    discard(shards["train"][0].out.parent)
     return manifest
 
 
