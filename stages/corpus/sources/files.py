@@ -113,8 +113,7 @@ def lines(path: Path, tally: Tally) -> Iterator[str]:
             rest = line[cut:]
     if rest:
         yield rest
-    if num_bad:
-        tally.warn(f"{path}: {num_bad} bytes are not UTF-8; they were read as Windows-1252")
+    tell_of_bytes(path, num_bad, tally)
 
 
 def _is_text(head: bytes) -> bool:
@@ -129,6 +128,12 @@ def _is_text(head: bytes) -> bool:
 def decoded(data: bytes) -> tuple[str, int]:
     """Return bytes as text, and how many were not UTF-8 and were taken as Windows-1252."""
     return _without_surrogates(data.decode("utf-8-sig", "surrogateescape"))
+
+
+def tell_of_bytes(path: Path, num_bad: int, tally: Tally) -> None:
+    """Warn of a file's bytes that were not UTF-8, if there were any."""
+    if num_bad:
+        tally.warn(f"{path}: {num_bad} bytes are not UTF-8; they were read as Windows-1252")
 
 
 def _without_surrogates(text: str) -> tuple[str, int]:

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from stages.corpus.records import Document, Tally
-from stages.corpus.sources.files import decoded, documents_of_files
+from stages.corpus.sources.files import decoded, documents_of_files, tell_of_bytes
 from stages.errors import DataError
 from stages.params import JsonlSource
 
@@ -59,8 +59,7 @@ def _documents_of(name: str, path: Path, settings: JsonlSource, tally: Tally) ->
             fallback = f"{path.stem} {number}"
             identity = f"{name}:{path.as_posix()}#{number}"
             yield Document(identity, name, str(title or fallback), text)
-    if num_bad:
-        tally.warn(f"{path}: {num_bad} bytes are not UTF-8; they were read as Windows-1252")
+    tell_of_bytes(path, num_bad, tally)
 
 
 def _object(line: bytes) -> tuple[dict[str, object] | None, int]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.corpus.records import Document, Tally
-from stages.corpus.sources.files import decoded, matching
+from stages.corpus.sources.files import decoded, matching, tell_of_bytes
 from stages.errors import DataError
 from stages.params import ParquetSource
 
@@ -52,8 +52,7 @@ def _documents_of(
                 title = titles[0][i] if titles else None
                 identity = f"{name}:{path.as_posix()}#{number}"
                 yield Document(identity, name, str(title or f"{path.stem} {number}"), text)
-    if num_bad:
-        tally.warn(f"{path}: {num_bad} bytes are not UTF-8; they were read as Windows-1252")
+    tell_of_bytes(path, num_bad, tally)
 
 
 def _batches(path: Path, file: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
