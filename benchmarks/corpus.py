@@ -25,6 +25,7 @@ from glob import glob
 from itertools import chain
 from pathlib import Path
 
+from stages.command import num_cores
 from stages.corpus.records import Document, document_writer, read_documents
 from stages.corpus.shards import make_shards
 from stages.corpus.tokenising import open_tokenizer
@@ -32,7 +33,7 @@ from stages.corpus.workers import processes
 from stages.params import Shards
 
 ROOT = Path(__file__).resolve().parent.parent
-NUM_CORES = len(os.sched_getaffinity(0))
+NUM_CORES = num_cores()
 CHARACTERS_PER_DOCUMENT = 20_000
 SETTINGS = Shards(sequence_length=128, cross_documents=True)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.command import log
+from stages.command import num_cores as num_allowed
 from stages.files import file_lock
 
 SETTLE_SECONDS = 0.1
@@ -23,7 +24,7 @@ class Stopped(Exception):  # noqa: N818 - a request, not a fault
 
 def num_cores() -> int:
     """Return how many cores the flow may use: those it is allowed, or fewer by OMP_NUM_THREADS."""
-    allowed = len(os.sched_getaffinity(0))
+    allowed = num_allowed()
     limit = os.environ.get("OMP_NUM_THREADS", "")
     return min(allowed, int(limit)) if limit.isdigit() and int(limit) > 0 else allowed
 

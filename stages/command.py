@@ -57,6 +57,11 @@ def start_logging() -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
+def num_cores() -> int:
+    """Return how many cores this process may use, which Slurm and containers may have made few."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
 def parser_for(module_doc: str | None, names: Sequence[str] = ()) -> argparse.ArgumentParser:
     """Return a parser whose help is the module's docstring, with one required path per name."""
     parser = argparse.ArgumentParser(

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from stages import params
-from stages.command import log, parser_for, run
+from stages.command import log, num_cores, parser_for, run
 from stages.corpus.ahead import in_order
 from stages.corpus.cleaning import is_english, sound_paragraphs, unfit
 from stages.corpus.minhash import NUM_HASHES, Signatures, near_duplicates, signature
@@ -38,7 +38,7 @@ from stages.corpus.records import (
     read_documents,
     table_of,
 )
-from stages.corpus.workers import num_cores, processes
+from stages.corpus.workers import processes
 from stages.errors import DataError
 from stages.files import atomic_output, read_json, write_json
 

@@ -6,13 +6,12 @@ Either is a `concurrent.futures.Executor`, and none of the work knows which.
 import gc
 import multiprocessing
 import os
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 
-from stages.command import log
+from stages.command import log, num_cores
 from stages.errors import DistilleryError, SettingsError
 
 SECONDS_TO_CONNECT = 30
@@ -23,11 +22,6 @@ def workers(address: str | None, num_tasks: int) -> AbstractContextManager[Execu
     if address is None:
         return processes(min(num_cores(), num_tasks))
     return cluster(address)
-
-
-def num_cores() -> int:
-    """Return how many cores this process may use, which Slurm and containers may have made few."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 @contextmanager

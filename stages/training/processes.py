@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from stages.command import num_cores
 from stages.errors import DistilleryError, Interrupted
 from stages.files import file_lock
 
@@ -99,8 +100,7 @@ def start_processes(launch: "Launch") -> None:
     if launch.command is not None:
         os.execvp(launch.command[0], [*launch.command, *stage])  # noqa: S606 - a list, no shell
     # Processes that each use every core wait for each other at every barrier.
-    num_cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores // launch.num_processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // launch.num_processes)))
     torchrun = [
         sys.executable,
         "-m",

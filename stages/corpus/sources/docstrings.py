@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from stages.command import num_cores
 from stages.corpus.ahead import in_order
 from stages.corpus.records import Document, Tally
 from stages.corpus.sources.modules import Docstring, docstrings_of
-from stages.corpus.workers import num_cores, processes
+from stages.corpus.workers import processes
 from stages.errors import DataError
 from stages.params import DocstringsSource
 

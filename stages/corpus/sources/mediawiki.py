@@ -11,12 +11,13 @@ from itertools import islice
 from typing import Any
 from xml.etree import ElementTree
 
+from stages.command import num_cores
 from stages.corpus.ahead import in_order
 from stages.corpus.records import Document, Tally
 from stages.corpus.sources import dump
 from stages.corpus.sources.files import matching
 from stages.corpus.sources.wikitext import is_disambiguation, is_redirect, prose
-from stages.corpus.workers import num_cores, processes
+from stages.corpus.workers import processes
 from stages.params import MediawikiSource
 
 BATCH_BYTES = 1 << 20
