@@ -170,7 +170,7 @@ class Contest:
         else:
             self.run_published(turns)
         turns.finish()
-        peak = torch.cuda.max_memory_allocated() if cuda else _resident("VmHWM")
+        peak = peak_memory(self.device)
         print(json.dumps(asdict(Peak(peak, peak - models))), flush=True)
 
     def run_published(self, turns: "Turns") -> None:
@@ -278,6 +278,11 @@ def measured(
 def _started(way: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "benchmarks.distillation", *sys.argv[1:], "--way", way]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most memory that this process has held at one time, on its device, in bytes."""
+    return torch.cuda.max_memory_allocated() if device.type == "cuda" else _resident("VmHWM")
 
 
 def _resident(key: str) -> int:

@@ -11,7 +11,6 @@ then, and fewer kernels; a host that is ahead is not, and compiled layers help.
 
 import argparse
 import logging
-import resource
 import time
 from typing import Any
 
@@ -24,6 +23,7 @@ from benchmarks.distillation import (
     Contest,
     add_engine,
     parser_of_steps,
+    peak_memory,
     shape_of,
 )
 from stages.students.heads import num_parameters
@@ -56,7 +56,7 @@ class Watched:
         if step == self.last:
             self.ahead = self._finish()
             self.seconds += time.perf_counter()
-            self.peak_memory = _peak_memory(self.contest.device)
+            self.peak_memory = peak_memory(self.contest.device)
             self.profiler.start()
         if step == self.last + PROFILED:
             self._finish()
@@ -105,12 +105,6 @@ def main(arguments: argparse.Namespace) -> None:
         print(f"the host was {watched.ahead * 1e3:.1f} ms ahead at the end")
         print_table("kernels", events, "self_device_time_total")
     print_table("operations of the host", events, "self_cpu_time_total")
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def print_table(title: str, events: Any, key: str) -> None:
