@@ -1,10 +1,13 @@
 """The project of docs/your-own.md at toy size: the page's settings, and files where it has them.
 
-The text is this project's own documentation: real English prose that is always at hand.
+The text is the reference that Python's own help() shows: English prose that is at hand everywhere
+and that no change to this project touches.
 """
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import yaml
 
@@ -31,22 +34,40 @@ def make_own_project(folder: Path) -> Path:
     write_params(project, chosen)
     books = project / "raw" / "books"
     books.mkdir()
-    pages = sorted((ROOT / "docs").glob("*.md"))
-    for page in pages:
-        shutil.copy(page, books / f"{page.stem}.txt")
-    write_task(project, pages, chosen["evaluation"]["own_tasks"]["novelist"]["labels"])
+    chapters = distinct_topics()
+    for name, text in chapters.items():
+        (books / f"{name}.txt").write_text(text)
+    labels = chosen["evaluation"]["own_tasks"]["novelist"]["labels"]
+    write_task(project, chapters.values(), labels)
     return project
 
 
-def write_task(project: Path, pages: list[Path], labels: list[str]) -> None:
-    """Write passages of as many pages as there are labels: the first for training."""
+def distinct_topics() -> dict[str, str]:
+    """Return the topics by name, the longest first, without those that repeat a longer one's lines.
+
+    A row that is held out and trained on as well would stop the project.
+    """
+    seen: set[str] = set()
+    distinct = {}
+    for name in sorted(topics, key=lambda name: -len(topics[name])):
+        lines = set(long_lines(topics[name]))
+        if not lines & seen:
+            distinct[name] = topics[name]
+            seen |= lines
+    return distinct
+
+
+def long_lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if len(line) > 40]
+
+
+def write_task(project: Path, texts: Iterable[str], labels: list[str]) -> None:
+    """Write passages of as many texts as there are labels: the first for training."""
     task = project / "raw" / "novelist"
     task.mkdir()
     rows: dict[str, list[str]] = {"train": [], "validation": []}
-    for label, page in zip(labels, pages, strict=False):
-        lines = [
-            line.replace("\t", " ") for line in page.read_text().splitlines() if len(line) > 60
-        ]
+    for label, text in zip(labels, texts, strict=False):
+        lines = long_lines(text)
         rows["train"] += [f"{line}\t{label}" for line in lines[:8]]
         rows["validation"] += [f"{line}\t{label}" for line in lines[8:13]]
     for split, lines in rows.items():

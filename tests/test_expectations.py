@@ -136,7 +136,7 @@ def test_great_expectations_finds_no_damage_and_all_damage(tmp_path):
     # One page for each table, and the leak is on one of them.
     told = [page for page in pages if "validations" in page.parts]
     assert len(told) == 3
-    assert any("num_shared_sequences" in page.read_text() for page in told)
+    assert any("shared_fraction" in page.read_text() for page in told)
 
 
 def test_the_version_before_is_the_last_other_corpus_found_good(tmp_path):
@@ -246,7 +246,7 @@ def test_the_training_split_is_measured(tmp_path):
     assert found.train.num_distinct_tokens == VOCABULARY - 5
     ordinary = train[train >= 5]
     assert found.train.top_token_fraction == np.bincount(ordinary).max() / len(ordinary)
-    assert found.train.num_shared_sequences == 2
+    assert found.train.shared_fraction == 2 / 20
 
 
 def test_ids_past_the_vocabulary_are_seen_and_do_not_stop_the_measuring(tmp_path):

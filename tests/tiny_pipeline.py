@@ -80,6 +80,8 @@ def settings(teacher: Path, sha256: str) -> dict[str, Any]:
         "max_top_token_fraction": 0.5,
         "max_padding_fraction": 0.1,
         "max_duplicate_fraction": 0.1,
+        # Rows of 32 letters are short enough to be the same by chance.
+        "max_shared_fraction": 0.1,
         "max_foreign_fraction": 0.5,
     }
     chosen["teacher"]["source"] = {

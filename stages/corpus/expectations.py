@@ -96,8 +96,8 @@ def bounds_of(settings: params.Expectations, vocabulary_size: int) -> list[Bound
         Bound(
             "heldout_is_held_out",
             "train",
-            "num_shared_sequences",
-            0,
+            "shared_fraction",
+            settings.max_shared_fraction,
             "A held-out row that is trained on measures nothing.",
         ),
         Bound(

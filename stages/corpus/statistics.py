@@ -52,8 +52,8 @@ class TrainStatistics:
     """Share of the most frequent token among those that are not special."""
     duplicate_fraction: float
     """Share of rows that an earlier row equals."""
-    num_shared_sequences: int
-    """Held-out rows that the training split holds too."""
+    shared_fraction: float
+    """Share of the held-out rows that the training split holds too."""
 
 
 def num_malformed(
@@ -135,7 +135,8 @@ def train_statistics(
         padding_fraction=1 - num_tokens / num_cells,
         top_token_fraction=float(ordinary.max() / max(ordinary.sum(), 1)),
         duplicate_fraction=1 - len(distinct_rows) / len(train),
-        num_shared_sequences=int(np.count_nonzero(np.isin(heldout, distinct_rows))),
+        shared_fraction=int(np.count_nonzero(np.isin(heldout, distinct_rows)))
+        / max(len(heldout), 1),
     )
 
 

@@ -151,6 +151,8 @@ class Expectations(Settings):
     max_unknown_fraction: Fraction
     max_padding_fraction: Fraction = 0.02
     max_duplicate_fraction: Fraction = 0.01
+    max_shared_fraction: Fraction = 0.0
+    """Of the held-out rows: how many may be rows of the training split too."""
     min_distinct_tokens: Positive
     max_top_token_fraction: Fraction = 0.15
     max_mojibake_fraction: Fraction = 0.0001
