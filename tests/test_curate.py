@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from stages.corpus.cleaning import is_english, sound_paragraphs, unfit
-from stages.corpus.curate import Curation, _repeated, clean_piece, curate, is_held_out
+from stages.corpus.curate import curate, is_held_out
+from stages.corpus.duplicates import Deduplication, repeated
 from stages.corpus.minhash import NUM_HASHES, bands_for, near_duplicates, signature
+from stages.corpus.pieces import clean_piece
 from stages.corpus.records import Document, Drops, Tally, document_writer, read_documents
 from stages.errors import DataError
 from stages.files import write_json
@@ -40,12 +42,13 @@ def keep_all(texts: list[str], rules: Curate = RULES) -> tuple[list[str | None],
         path = Path(folder) / "a" / "documents.parquet"
         piece = clean_piece("a", path, 0, Path(folder) / "out", rules)
         original = near_duplicates(piece.signatures, rules.near_duplicate_similarity or 1)
-        curation = Curation(rules, _repeated([piece.documents, piece.paragraphs]), original)
+        hashes = repeated([piece.documents, piece.paragraphs])
+        deduplication = Deduplication(rules, hashes, original)
         tally = piece.tally
         kept = {
             found.id: found.text
             for row in read_documents(piece.path)
-            if (found := curation.keep(row, tally))
+            if (found := deduplication.keep(row, tally))
         }
     return [kept.get(f"a:{i}") for i in range(len(texts))], tally
 
