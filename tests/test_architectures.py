@@ -244,13 +244,16 @@ def test_work_of_modernbert_is_counted() -> None:
             "names layer 4, but the teacher has layers 0 to 3",
         ),
         ("bert", shape("distilbert", 2), layers(4, 0), "names layer 4, but the teacher has"),
-        ("bert", shape("bert", 3), layers(0, 1), "names 2 layers, but the student has 3"),
         ("bert", shape("bert", 1, width=8), layers(0), "hidden_size is 8, the teacher's 16"),
         ("bert", shape("bert", 1, width=9, num_heads=2), RANDOM, "width of 9 cannot be split"),
         ("bert", shape("roberta", 1), layers(0), "cannot be copied into a roberta"),
         ("bert", MOBILE, FromEmbeddings(kind="embeddings"), "from an IB-BERT teacher"),
-        ("bert", MOBILE, layers(0), "layers of MobileBERT cannot be copied singly"),
-        ("bert", shape("bert", 1), FromEmbeddings(kind="embeddings"), "is for a mobilebert"),
+        (
+            "bert",
+            MOBILE.model_copy(update={"num_heads": 3}),
+            RANDOM,
+            "a bottleneck of 8 cannot be split into 3 heads",
+        ),
         ("roberta", shape("distilbert", 1), RANDOM, "from a bert teacher, not roberta"),
         ("modernbert", shape("modernbert", 1), layers(1), "must begin with 0"),
         ("modernbert", shape("modernbert", 2), layers(0, 0), "must begin with 0, and have it once"),
@@ -260,6 +263,12 @@ def test_work_of_modernbert_is_counted() -> None:
 def test_what_cannot_be_built_is_refused(kind, architecture, start, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         build(teacher_of(kind), recipe(architecture, start), dropout=0.0, seed=0)
+
+
+@pytest.mark.parametrize("kind", ["ib_bert", "roberta", "modernbert"])
+def test_student_of_another_kind_is_as_wide_as_its_teacher(kind: str) -> None:
+    config = build(teacher_of(kind), recipe(shape("bert", 1), RANDOM), dropout=0.0, seed=0).config
+    assert (config.hidden_size, config.num_attention_heads, config.intermediate_size) == (16, 1, 64)
 
 
 def test_a_teacher_that_distilbert_cannot_express_is_refused() -> None:

@@ -16,6 +16,9 @@ from tests.conftest import ROOT
 PHASE = {"name": "one", "objectives": [{"kind": "mlm"}]}
 SOFT = {"name": "one", "objectives": [{"kind": "soft_targets"}]}
 NO_WEIGHT = {"kind": "patience"}
+TWICE = {"kind": "hidden_states", "layers": [[1, 2], [1, 2]]}
+LAYERS = {"kind": "layers", "layers": [0, 1, 2]}
+MOBILE = {"kind": "mobilebert", "num_layers": 3}
 GENRE = {"folder": "raw", "texts": ["line"], "labels": ["verse", "prose"], "metrics": ["mcc"]}
 ON_A_TASK = {
     "name": "kd", "labels": 1, "num_epochs": 1, "learning_rate": 0.1,
@@ -142,8 +145,46 @@ def mistakes(path: Path) -> list[str]:
                 "students.distilbert": RECIPE
                 | {"phases": [SOFT | {"objectives": 2 * SOFT["objectives"]}]}
             },
-            "students.distilbert.phases.0: objective soft_targets is there twice: a phase has one "
-            "of a kind",
+            "students.distilbert.phases.0.objectives: objective soft_targets is there twice: a "
+            "phase has one of a kind",
+        ),
+        (
+            {
+                "evaluation.task_distillation": {
+                    "kd": {"phases": [ON_A_TASK | {"temperature": 2, "by_task": {}}]}
+                }
+            },
+            "evaluation.task_distillation.kd.phases.0: temperature and reduction are of "
+            "soft_targets, which has no weight",
+        ),
+        (
+            {"students.distilbert": RECIPE | {"initialise": LAYERS}},
+            "students.distilbert: initialise.layers names 3 layers, but the student has 2",
+        ),
+        (
+            {"students.distilbert": RECIPE | {"initialise": LAYERS, "architecture": MOBILE}},
+            "students.distilbert: initialise.layers: layers of MobileBERT cannot be copied singly",
+        ),
+        (
+            {
+                "students.distilbert": RECIPE
+                | {"initialise": LAYERS | {"layers": [0, 1], "fold_token_type": False}}
+            },
+            "students.distilbert: initialise.fold_token_type = false is for a distilbert student: "
+            "others keep the teacher's token types",
+        ),
+        (
+            {"students.distilbert": RECIPE | {"initialise": {"kind": "embeddings"}}},
+            "students.distilbert: initialise.kind = embeddings is for a mobilebert architecture",
+        ),
+        (
+            {"students.distilbert": RECIPE | {"taught_by": ["teacher", "second"]}},
+            "students.distilbert: taught_by = teacher, second: only soft_targets and mixed_labels "
+            "are of more than the first, and no phase has them",
+        ),
+        (
+            {"students.distilbert": RECIPE | {"phases": [PHASE | {"objectives": [TWICE]}]}},
+            "students.distilbert.phases.0.objectives.0.layers: names (1, 2) twice",
         ),
         (
             {"students.distilbert": RECIPE | {"phases": [SOFT | {"progressive": True}]}},

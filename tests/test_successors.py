@@ -131,7 +131,7 @@ def test_every_teacher_is_guarded() -> None:
 
 
 def after(name: str, **changes: object) -> dict[str, object]:
-    return RECIPE | {"after": name} | changes
+    return RECIPE | {"after": name, "phases": [{"name": "only", "objectives": [SOFT]}]} | changes
 
 
 @pytest.mark.parametrize(

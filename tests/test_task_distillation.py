@@ -381,7 +381,8 @@ def test_killed_in_the_midst_of_a_seed_it_ends_with_the_identical_student(
     task: Path, pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layers = [{"kind": "attention_scores"}, {"kind": "hidden_states"}]
-    phases = [KD | {"name": "layers", "labels": 0, "soft_targets": 0, "objectives": layers}, KD]
+    alone = {"name": "layers", "labels": 0, "soft_targets": 0, "temperature": 1.0}
+    phases = [KD | alone | {"objectives": layers}, KD]
     params = settings_with(tmp_path, task_distillation={"td": {"phases": phases}})
     launch = params.launch.model_copy(update={"checkpoint_every_seconds": 0})
     params = params.model_copy(update={"launch": launch})

@@ -7,14 +7,14 @@ with it.
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from stages.params.base import Fraction, Positive, Settings
+from stages.params.base import EachOnce, Fraction, Positive, Settings
 
 Weight = Annotated[float, Field(gt=0)]
 Positions = Literal["all", "masked", "sampled"]
 Layer = Annotated[int, Field(ge=0)]
-LayerPairs = Annotated[list[tuple[Layer, Layer]], Field(min_length=1)]
+LayerPairs = Annotated[list[tuple[Layer, Layer]], Field(min_length=1), EachOnce]
 """Pairs of a student's layer and the teacher's layer that it learns from."""
 
 
@@ -114,7 +114,7 @@ class Relations(Settings):
     """null takes the last; the paper takes 21 of 24 for a large teacher."""
     student_layer: Positive | None = None
     """null takes the last."""
-    of: list[Literal["queries", "keys", "values"]] = Field(
+    of: Annotated[list[Literal["queries", "keys", "values"]], EachOnce] = Field(
         default=["queries", "keys", "values"], min_length=1
     )
     reduction: Literal["paper", "per_token"] = "paper"
@@ -148,3 +148,15 @@ ObjectiveSettings = Annotated[
     | Patience,
     Field(discriminator="kind"),
 ]
+
+
+def _one_of_a_kind(objectives: list[ObjectiveSettings]) -> list[ObjectiveSettings]:
+    kinds = [objective.kind for objective in objectives]
+    for kind in kinds:
+        if kinds.count(kind) > 1:
+            raise ValueError(f"objective {kind} is there twice: a phase has one of a kind")
+    return objectives
+
+
+Objectives = Annotated[list[ObjectiveSettings], AfterValidator(_one_of_a_kind)]
+"""What a phase is trained on."""

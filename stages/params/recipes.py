@@ -5,12 +5,15 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from stages.params.base import Dropout, Name, Positive, Settings
-from stages.params.objectives import ObjectiveSettings
+from stages.params.objectives import Objectives
 from stages.params.training import Masking, Schedule
 
 
 class Shape(Settings):
-    """A stock encoder of some depth; what is left open is as in the teacher."""
+    """A stock encoder of some depth; what is left open is as in the teacher.
+
+    Of a teacher of another kind the width alone, with a head for every 64 of it.
+    """
 
     kind: Literal["bert", "roberta", "modernbert", "distilbert"]
     num_layers: Positive
@@ -86,7 +89,7 @@ class Phase(Settings):
     """A stretch of training with its own objectives and schedule."""
 
     name: Name
-    objectives: list[ObjectiveSettings] = Field(min_length=1)
+    objectives: Objectives = Field(min_length=1)
     schedule: Schedule | None = None
     """null takes distill.schedule."""
     masking: Masking | None = None
@@ -98,9 +101,6 @@ class Phase(Settings):
     @model_validator(mode="after")
     def _objectives_count_once(self) -> "Phase":
         kinds = [objective.kind for objective in self.objectives]
-        for kind in kinds:
-            if kinds.count(kind) > 1:
-                raise ValueError(f"objective {kind} is there twice: a phase has one of a kind")
         if "mixed_labels" in kinds and {"soft_targets", "mlm"} & set(kinds):
             raise ValueError("objective mixed_labels: soft_targets and mlm are in it already")
         of_no_layer = [kind for kind in kinds if kind not in BY_LAYER]
@@ -153,9 +153,35 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
-    def _others_are_named_once(self) -> "Recipe":
+    def _begins_with_what_fits_its_architecture(self) -> "Recipe":
+        shape, start = self.architecture, self.initialise
+        if start.kind == "embeddings" and shape.kind != "mobilebert":
+            raise ValueError("initialise.kind = embeddings is for a mobilebert architecture")
+        layers = start.layers if start.kind in ("layers", "student") else None
+        if layers is not None and shape.kind == "mobilebert":
+            raise ValueError("initialise.layers: layers of MobileBERT cannot be copied singly")
+        if layers is not None and len(layers) != shape.num_layers:
+            raise ValueError(
+                f"initialise.layers names {len(layers)} layers, but the student has "
+                f"{shape.num_layers}"
+            )
+        if start.kind == "layers" and not start.fold_token_type and shape.kind != "distilbert":
+            raise ValueError(
+                "initialise.fold_token_type = false is for a distilbert student: others keep the "
+                "teacher's token types"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _others_teach_and_are_named_once(self) -> "Recipe":
         if len(set(self.taught_by)) < len(self.taught_by):
             raise ValueError(f"taught_by names one twice: {', '.join(self.taught_by)}")
+        kinds = {objective.kind for phase in self.phases for objective in phase.objectives}
+        if len(self.taught_by) > 1 and not kinds & {"soft_targets", "mixed_labels"}:
+            raise ValueError(
+                f"taught_by = {', '.join(self.taught_by)}: only soft_targets and mixed_labels are "
+                "of more than the first, and no phase has them"
+            )
         if self.initialise.kind == "student" and not isinstance(self, Successor):
             raise ValueError(
                 "initialise.kind = student: one that begins from another student stands under "

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from stages.params.base import Dropout, EachOnce, Fraction, Name, Positive, Settings, Text
-from stages.params.objectives import ObjectiveSettings
+from stages.params.objectives import Objectives
 
 TASK_NAMES = (
     *("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"),
@@ -89,7 +89,7 @@ class TaskPhase(Settings):
     reduction: Literal["paper", "upstream"] = "paper"
     """`upstream` divides the loss of classes by their number too, as TinyBERT's and BERT-PKD's
     code does."""
-    objectives: list[ObjectiveSettings] = Field(default_factory=list)
+    objectives: Objectives = Field(default_factory=list)
     """On hidden states and attention; those on the vocabulary have no place here."""
     num_epochs: float = Field(gt=0)
     learning_rate: float = Field(gt=0, le=1)
@@ -112,6 +112,8 @@ class TaskPhase(Settings):
     def _has_a_loss(self) -> "TaskPhase":
         if not (self.labels or self.soft_targets or self.objectives):
             raise ValueError("give labels or soft_targets a weight, or name objectives")
+        if not self.soft_targets and (self.temperature != 1 or self.reduction != "paper"):
+            raise ValueError("temperature and reduction are of soft_targets, which has no weight")
         for objective in self.objectives:
             if objective.kind in ("soft_targets", "mlm", "mixed_labels", "cosine"):
                 raise ValueError(f"objective {objective.kind} is for text, not for a task")

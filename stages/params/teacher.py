@@ -66,6 +66,14 @@ class IBBertTeacher(Settings):
     embedding: Positive = 128
     num_heads: Positive = 4
 
+    @model_validator(mode="after")
+    def _heads_share_the_bottleneck(self) -> "IBBertTeacher":
+        if self.bottleneck % self.num_heads:
+            raise ValueError(
+                f"a bottleneck of {self.bottleneck} cannot be split into {self.num_heads} heads"
+            )
+        return self
+
 
 TeacherSource = Annotated[
     WheelTeacher | FolderTeacher | HubTeacher | IBBertTeacher, Field(discriminator="kind")

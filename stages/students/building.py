@@ -73,16 +73,17 @@ def _build(
     dropout: float,
     seed: int,
 ) -> PreTrainedModel:
-    if start.kind == "embeddings" and shape.kind != "mobilebert":
-        raise SettingsError("initialise.kind = embeddings is for a mobilebert architecture")
     if shape.kind == "mobilebert":
-        if layers is not None:
-            raise SettingsError("initialise.layers: layers of MobileBERT cannot be copied singly")
         return build_mobilebert(
             teacher, shape, copy_embeddings=start.kind == "embeddings", dropout=dropout, seed=seed
         )
-    if layers is not None:
-        _check_layers(layers, shape.num_layers, teacher.config.num_hidden_layers)
+    num_layers = teacher.config.num_hidden_layers
+    if layers is not None and max(layers) >= num_layers:
+        whose = "student before it" if start.kind == "student" else "teacher"
+        raise SettingsError(
+            f"initialise.layers (teacher_layers) names layer {max(layers)}, but the {whose} has "
+            f"layers 0 to {num_layers - 1}"
+        )
     if shape.kind == "distilbert" and teacher.config.model_type != "distilbert":
         if not isinstance(teacher, BertForMaskedLM):
             raise SettingsError(
@@ -97,15 +98,3 @@ def _build(
             seed=seed,
         )
     return build_relative(teacher, shape, layers, dropout=dropout, seed=seed)
-
-
-def _check_layers(layers: Sequence[int], num_student: int, num_teacher: int) -> None:
-    if len(layers) != num_student:
-        raise SettingsError(
-            f"initialise.layers names {len(layers)} layers, but the student has {num_student}"
-        )
-    if max(layers) >= num_teacher:
-        raise SettingsError(
-            f"initialise.layers (teacher_layers) names layer {max(layers)}, but the teacher has "
-            f"layers 0 to {num_teacher - 1}"
-        )

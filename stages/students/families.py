@@ -67,14 +67,18 @@ def build_relative(
 
 
 def relative_config(teacher: Any, shape: "Shape") -> Any:
-    """Return the configuration of a shape, with what it leaves open taken from a teacher's."""
+    """Return the configuration of a shape, with what it leaves open taken from a teacher's.
+
+    Of a teacher of another kind that is its width; heads and inner width are those of the student's
+    kind.
+    """
     if teacher.model_type == shape.kind:
         config = copy.deepcopy(teacher)
     else:
         config = AutoConfig.for_model(
             shape.kind, vocab_size=teacher.vocab_size, pad_token_id=teacher.pad_token_id
         )
-    width = shape.width or config.hidden_size
+    width = shape.width or teacher.hidden_size
     if width != config.hidden_size:
         config.num_attention_heads = shape.num_heads or max(1, width // 64)
         config.intermediate_size = 4 * width

@@ -50,6 +50,9 @@ def build_mobilebert(
             with the same widths, as the released code does.
         dropout: Everywhere; the published distillation has none.
         seed: Of what is drawn at random.
+
+    Raises:
+        SettingsError: these sizes, or this teacher's, do not fit.
     """
     given = {
         "hidden_size": shape.width,
@@ -66,6 +69,11 @@ def build_mobilebert(
         max_position_embeddings=teacher.config.max_position_embeddings,
         **{name: value for name, value in given.items() if value is not None},
     )
+    if config.true_hidden_size % config.num_attention_heads:
+        raise SettingsError(
+            f"architecture: a bottleneck of {config.true_hidden_size} cannot be split into "
+            f"{config.num_attention_heads} heads"
+        )
     set_dropout(config, dropout)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
