@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from stages.command import parser_for
 from stages.students.cpu_attention import attend_whole
 from stages.training.products import float32_on_onednn
 
@@ -69,9 +70,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 def parsed(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the command line's choices."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__)
     parser.add_argument("--batch", type=int, default=4, help="sequences (default 4)")
     parser.add_argument("--length", type=int, default=128, help="tokens each (default 128)")
     parser.add_argument("--heads", type=int, default=12, help="(default 12)")

@@ -25,7 +25,7 @@ from glob import glob
 from itertools import chain
 from pathlib import Path
 
-from stages.command import num_cores
+from stages.command import num_cores, parser_for
 from stages.corpus.records import Document, document_writer, read_documents
 from stages.corpus.shards import make_shards
 from stages.corpus.tokenising import open_tokenizer
@@ -219,9 +219,7 @@ def extrapolate(num_bytes: int, num_tokens: int, stored: int, speed: float) -> N
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__)
     parser.add_argument("--text", required=True, help="a pattern of plain-text files")
     parser.add_argument("--tokenizer", required=True, type=Path, help="a tokenizer.json")
     parser.add_argument("--rounds", type=int, default=5)

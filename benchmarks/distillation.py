@@ -27,6 +27,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from benchmarks.limit import Limit, Products, Shape
 from benchmarks.published_step import PublishedStep
+from stages.command import parser_for
 from stages.corpus.reading import Sequences, SpecialIds
 from stages.params import Launch, Masking, Schedule, Weights
 from stages.students.distilbert import build_student
@@ -315,9 +316,7 @@ def sequences(shape: Shape) -> Sequences:
 
 def parser_of_steps(module_doc: str | None) -> argparse.ArgumentParser:
     """Return a parser that asks for the shape of a step: models, sequences and their length."""
-    parser = argparse.ArgumentParser(
-        description=module_doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(module_doc)
     parser.add_argument("--shape", choices=MODELS, default="small", help="teacher and student")
     parser.add_argument("--batch", type=int, default=16, help="sequences a step (default 16)")
     parser.add_argument("--length", type=int, default=128, help="tokens a sequence (default 128)")

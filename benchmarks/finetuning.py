@@ -7,7 +7,6 @@ padding, and what an epoch would take.
     python -m benchmarks.finetuning --model models/teacher --tasks data/tasks/cola data/tasks/mrpc
 """
 
-import argparse
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from stages.command import parser_for
 from stages.evaluation.classifier import logits_of, open_classifier
 from stages.evaluation.examples import Examples, read_examples
 from stages.files import read_json
@@ -135,7 +135,7 @@ def compare(
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = parser_for(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="a stock BERT's folder")
     parser.add_argument("--tasks", type=Path, nargs="+", required=True, help="folders of tasks")
     parser.add_argument("--batch", type=int, default=32)

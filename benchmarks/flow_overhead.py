@@ -9,7 +9,6 @@ a server of the flow's own. With --own-graph the stages stand as those of this p
 do, two side by side where they may: what is added is then what a whole run of it pays.
 """
 
-import argparse
 import os
 import shutil
 import statistics
@@ -24,6 +23,7 @@ from dvc.repo import Repo
 
 from flows import server
 from flows.graph import Graph, ordered, read_graph
+from stages.command import parser_for
 
 ROOT = Path(__file__).resolve().parent.parent
 DVC = ("-m", "dvc", "repro")
@@ -69,9 +69,7 @@ def seconds(command: tuple[str, ...], folder: Path, api_url: str | None) -> floa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__)
     parser.add_argument("--stages", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--own-graph", action="store_true", help="the stages of this dvc.yaml")

@@ -21,6 +21,7 @@ import torch
 
 from benchmarks.distillation import CLOCKS, add_clock
 from benchmarks.published_step import PublishedStep
+from stages.command import parser_for
 from stages.corpus.reading import open_split
 from stages.params import Launch, Masking, Schedule, Weights
 from stages.students.distilbert import build_student
@@ -141,11 +142,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 def parser_of_corpora(module_doc: str | None) -> argparse.ArgumentParser:
     """Return a parser that asks for a teacher, shards and what counts time."""
-    parser = argparse.ArgumentParser(
-        description=module_doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--teacher", type=Path, required=True, metavar="PATH")
-    parser.add_argument("--shards", type=Path, required=True, metavar="PATH")
+    parser = parser_for(module_doc, ["teacher", "shards"])
     add_clock(parser)
     return parser
 

@@ -8,7 +8,6 @@ Rounds alternate between the two, so that a busy machine slows both. One request
 some forty tokens and asks for the five likeliest words.
 """
 
-import argparse
 import http.client
 import json
 import os
@@ -24,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from flows.server import free_port
+from stages.command import parser_for
 from stages.export.graph import write_fp32
 from stages.registry.upload import FILL_MASK
 from stages.tracking.store import import_mlflow, open_store
@@ -117,9 +117,7 @@ def load(port: int, num_clients: int, seconds: float) -> tuple[float, list[float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__)
     parser.add_argument("--root", type=Path, default=Path())
     parser.add_argument("--model", default="distilbert-student")
     parser.add_argument("--rounds", type=int, default=5)

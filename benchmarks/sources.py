@@ -7,7 +7,6 @@ whole article and for its tokenizer; what markup is left; near duplicates by thi
 and by datasketch's, if that is installed (it is no dependency). Medians of --rounds, interleaved.
 """
 
-import argparse
 import re
 import statistics
 import time
@@ -20,6 +19,7 @@ import mwparserfromhell
 import numpy as np
 import pyarrow.parquet as pq
 
+from stages.command import parser_for
 from stages.corpus import minhash
 from stages.corpus.records import Drops
 from stages.corpus.sources import dump
@@ -151,9 +151,7 @@ def near_duplicates(data: Path, rounds: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with the real data")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Speed at length: the published protocol, and what is served against the teacher.
+r"""Speed at length: the published protocol, and what is served against the teacher.
 
 `published` times random BERT-base and DistilBERT (time does not depend on the weights) on one pass
 over STS-B's validation set, one pair at a time, in PyTorch and in ONNX Runtime:
@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from stages import params
+from stages.command import parser_for
 from stages.evaluation.examples import read_examples
 from stages.export.export import ONNX
 from stages.export.graph import Feeds, write_fp32
@@ -130,9 +131,7 @@ def report(found: dict) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__)
     commands = parser.add_subparsers(required=True)
     one = commands.add_parser("published", help="BERT-base against DistilBERT on STS-B")
     one.add_argument("--hub", type=Path, required=True, help="a folder in the hub's layout")

@@ -1,4 +1,4 @@
-"""Distillation on a task: the engine's steps and TextBrewer's, in turns in one process.
+r"""Distillation on a task: the engine's steps and TextBrewer's, in turns in one process.
 
     pip install --no-deps --target /tmp/textbrewer textbrewer==0.2.1.post1
     pip install --target /tmp/tensorboard tensorboard
@@ -25,6 +25,7 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from benchmarks.distillation import CLOCKS, add_clock
+from stages.command import parser_for
 from stages.evaluation.classifier import open_classifier
 from stages.evaluation.examples import ShuffledBatches, read_examples
 from stages.evaluation.task_distillation import TaskDistillation
@@ -141,9 +142,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 def parsed(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the command line's choices."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__)
     parser.add_argument("--task-data", type=Path, required=True, metavar="PATH")
     parser.add_argument("--model", type=Path, required=True, metavar="PATH", help="the teacher")
     parser.add_argument("--beside", type=Path, nargs="*", default=[], help="folders of packages")

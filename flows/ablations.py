@@ -1,4 +1,4 @@
-"""The same pipeline under several settings, each in a git worktree of its own, and one table.
+r"""The same pipeline under several settings, each in a git worktree of its own, and one table.
 
     python -m flows.ablations --variant distill.temperature=1 \
         --variant "distill.temperature=4 distill.dropout=0.2"

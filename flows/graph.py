@@ -1,7 +1,10 @@
 """DVC's graph as plain data, and which of its stages DVC would run now.
 
-DVC is asked in this process (1.3 s, a third of what two dvc commands take); stages themselves are
-always processes of their own. Show the graph: python -m flows.graph
+    python -m flows.graph
+
+says of each stage, in the order in which they run: its name, whether it changed, whether it wants
+the whole machine, and the stages that it needs. DVC is asked in this process (1.3 s, a third of
+what two dvc commands take); stages themselves are always processes of their own.
 """
 
 import argparse

@@ -23,7 +23,7 @@ from flows.environment import project_root
 from flows.records import report_outcome, with_server
 from flows.results import Registered, Results, gate_page, read_results
 from stages.command import parser_for, run
-from stages.errors import DistilleryError
+from stages.errors import DistilleryError, SettingsError
 from stages.tracking.store import who
 
 Action = Literal["promote", "rollback"]
@@ -106,6 +106,8 @@ def _gate_of(results: Results | None, version: Registered) -> str:
 
 def main(arguments: argparse.Namespace) -> None:
     """Run one of the two flows, with the configured server or with one of its own."""
+    if arguments.action == "rollback" and arguments.version is not None:
+        raise SettingsError("rollback takes no --version: it goes back to the champion before")
     with with_server(project_root()):
         if arguments.action == "promote":
             state = promote(arguments.reason, arguments.version, return_state=True)

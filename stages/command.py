@@ -64,8 +64,12 @@ def num_cores() -> int:
 
 def parser_for(module_doc: str | None, names: Sequence[str] = ()) -> argparse.ArgumentParser:
     """Return a parser whose help is the module's docstring, with one required path per name."""
+    spec = sys.modules["__main__"].__spec__
     parser = argparse.ArgumentParser(
-        description=module_doc, formatter_class=argparse.RawDescriptionHelpFormatter
+        # As it was called: argparse of Python 3.11 says only the file's name.
+        prog=f"python -m {spec.name.removesuffix('.__main__')}" if spec else None,
+        description=module_doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for name in names:
         parser.add_argument(f"--{name}", type=Path, required=True, metavar="PATH")

@@ -15,7 +15,6 @@ What is killed, at random:
 * machine: the flow and all below it at once
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -33,6 +32,7 @@ from pathlib import Path
 import psutil
 
 from flows import server
+from stages.command import parser_for
 from stages.files import sha256_of
 from tests.living import outliving
 from tests.tiny_pipeline import environment, make_project
@@ -178,9 +178,7 @@ def disturbed(trial: Trial, kinds: Iterator[str], kills: int, rng: random.Random
 
 def main() -> None:
     """Run the drill and print one line per run."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--per-run", type=int, default=5, help="kills on the way of one run")
     parser.add_argument("--seed", type=int, default=0)

@@ -13,7 +13,6 @@ the student must then have the sha256 of the one that was never disturbed. What 
 * write: a run of one process, at the moment of one of its calls that change the disk
 """
 
-import argparse
 import random
 import shutil
 import signal
@@ -26,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from stages.command import parser_for
 from stages.files import read_json, sha256_of
 from tests.living import outliving
 from tests.tiny_pipeline import environment, make_project, settings, write_params
@@ -174,9 +174,7 @@ def killed_trial(trial: Trial, kind: str, rng: random.Random) -> tuple[int, str]
 
 def main() -> None:
     """Run the drill and print one line per kill."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

@@ -8,7 +8,6 @@ what was said are printed. Two of them need more: the full disk may mount a file
 the clock that jumps needs a C compiler (tests/jumping_clock.c).
 """
 
-import argparse
 import os
 import signal
 import sqlite3
@@ -21,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows import server
+from stages.command import parser_for
 from tests.asking import final_state, start_run, wait_until
 from tests.toy_project import make_project
 
@@ -262,9 +262,7 @@ MISHAPS: dict[str, Callable[[Path, server.Server], str]] = {
 
 def main() -> None:
     """Have the mishaps, each with a server of its own, and print what came of them."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__)
     parser.add_argument("words", nargs="?", default="", help="only those whose title has them")
     words = parser.parse_args().words
     # A shell that starts this with `&` has it ignored, and so would a worker have it.

@@ -23,6 +23,7 @@ from dvc.repo import Repo
 
 from flows import server
 from flows.ui import PORTS, mlflow_page
+from stages.command import parser_for
 from stages.registry.promotion import promote, status
 from stages.report import report
 from stages.tracking.store import open_store
@@ -305,9 +306,7 @@ def day(page: Day, api_url: str) -> None:
 
 def main() -> None:
     """Set the scene, live the day, and take everything down again."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
     arguments = parser.parse_args()
     out = arguments.out.resolve()

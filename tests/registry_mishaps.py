@@ -23,6 +23,7 @@ from mlflow import MlflowClient
 
 from flows.server import HOST, free_port
 from flows.ui import mlflow_page
+from stages.command import parser_for
 from stages.errors import DistilleryError
 from stages.registry import history
 from stages.registry.promotion import promote, rollback, status
@@ -241,8 +242,10 @@ MISHAPS: dict[str, Callable[[Path], str]] = {
 
 def main() -> None:
     """Have the mishaps, and print what came of each."""
+    parser = parser_for(__doc__)
+    parser.add_argument("words", nargs="?", default="", help="only those whose title has them")
+    words = parser.parse_args().words
     os.environ.pop("MLFLOW_TRACKING_URI", None)
-    words = sys.argv[1] if len(sys.argv) > 1 else ""
     for title, mishap in MISHAPS.items():
         if words not in title:
             continue

@@ -136,3 +136,23 @@ def test_what_trains_runs_again_when_any_module_of_it_changes(stage: str) -> Non
         if path.name != "__init__.py" and room(name_of(path)) not in DECIDE_NOTHING
         if not any(dep == path or dep in path.parents for dep in deps)
     ]
+
+
+COMMANDS = [
+    path
+    for package in ("stages", "flows", "benchmarks", "tests")
+    for path in modules(package)
+    if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8").splitlines()
+    and not path.name.startswith("test_")
+]
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=name_of)
+def test_help_is_the_docstring_as_it_is_written_and_says_how_to_run_it(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    doc = ast.get_docstring(ast.parse(text), clean=False)
+    assert doc is not None
+    # A backslash at a line's end would join two lines.
+    assert doc == text.removeprefix("r").split('"""')[1]
+    assert f"python -m {name_of(path).removesuffix('.__main__')}" in doc
+    assert "ArgumentParser(" not in text

@@ -4,8 +4,11 @@ Reads the teacher and the shards; writes the student as a stock model, a report 
 A recipe's phases follow each other, each with its own checkpoints; without any, the student is
 written as it is initialised.
 Killed anywhere, the same command goes on from its last checkpoint to the identical student.
-Run by hand, on two processes: python -m stages.training.torchrun --standalone --nproc-per-node 2 \
-    -m stages.distillation.distill ...
+
+Run: python -m stages.distillation.distill --student distilbert \
+         --teacher models/teacher --shards data/shards --out models/students/distilbert \
+         --report reports/students/distilbert.json --curve reports/curves/distilbert.csv
+On two processes, put `stages.training.torchrun --standalone --nproc-per-node 2 -m` after -m.
 """
 
 import argparse

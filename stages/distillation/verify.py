@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 
-from stages.command import log, run
+from stages.command import log, parser_for, run
 from stages.distillation.pinned import PINNED, TOLERANCE
 from stages.distillation.sizes import FLOP_TOLERANCE, SIZES, measure
 from stages.errors import DistilleryError
@@ -168,8 +168,6 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__)
     parser.add_argument("--out", type=Path, default=None, help="also write the table to this file")
     run(main, parser)

@@ -1,4 +1,4 @@
-"""Distil a fine-tuned teacher into a student on one task, with every seed, and score it.
+r"""Distil a fine-tuned teacher into a student on one task, with every seed, and score it.
 
 PD, BERT-PKD and TinyBERT's second stage, by a recipe of `evaluation.task_distillation`. The
 teacher is fine-tuned first, as `evaluation.finetune` says, unless one that was is given; the
@@ -6,6 +6,9 @@ student's text may be augmented.
 Reads two stock model folders and a task's examples; writes a report like fine-tuning's, and with
 --out the student whose score is the median. Killed anywhere, the same command goes on with what was
 finished, and in the midst of a tuning from its last checkpoint, to the identical students.
+
+Run: python -m stages.evaluation.distil_task --recipe tinybert --teacher models/teacher \
+         --student models/students/tinybert4 --task-data data/tasks/mrpc --report mrpc.json
 """
 
 import argparse

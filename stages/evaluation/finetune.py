@@ -1,9 +1,13 @@
-"""Fine-tune one model on one task with every seed, and score it.
+r"""Fine-tune one model on one task with every seed, and score it.
 
 Reads a stock model folder and a task's examples; writes a report with every seed's value, and what
 every seed answered to every example. A seed that is done is not done again when the stage is killed
 and rerun. With --encoder it also leaves what the first seed made of the encoder, as a model folder
 to tune on another task (docs/evaluation.md, Starting from another task).
+
+Run: python -m stages.evaluation.finetune --model models/students/distilbert \
+         --task-data data/tasks/cola --report reports/finetune/distilbert/cola.json \
+         --predictions reports/predictions/distilbert/cola.parquet
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The zip file for GLUE's test server, from one model's predictions of the hidden test splits.
+r"""The zip file for GLUE's test server, from one model's predictions of the hidden test splits.
 
 Needs all nine tasks fine-tuned with `evaluation.predict_test: true`. Of each task's seeds the one
 with the best validation score is taken. The same predictions give the same bytes.

@@ -1,4 +1,4 @@
-"""Check the settings in force, or switch them.
+"""Check the settings in force, naming every mistake at once, or switch them.
 
 Check the settings in force:   python -m stages.params check
 Switch to a profile:           python -m stages.params use local-glue

@@ -1,4 +1,4 @@
-"""Say what a run will take before it runs: tokens, work by part, memory, hours, cost.
+r"""Say what a run will take before it runs: tokens, work by part, memory, hours, cost.
 
     python -m stages.plan                                     # params.yaml on this machine
     python -m stages.plan --profile bert-base --corpus-tokens 4e9 --hardware H200 \

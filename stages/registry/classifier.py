@@ -1,4 +1,4 @@
-"""Register an exported classifier, so that it can be promoted and served like a student.
+r"""Register an exported classifier, so that it can be promoted and served like a student.
 
     python -m stages.registry.classifier --export models/export/distilbert-sst2 \
         --report report.json --model-name sst2-student

@@ -1,4 +1,4 @@
-"""Every check a student must pass before promotion, all evaluated, all reported.
+r"""Every check a student must pass before promotion, all evaluated, all reported.
 
     python -m stages.registry.gate --student distilbert --reports reports \
         --export models/export/distilbert --out reports/gate/distilbert.json

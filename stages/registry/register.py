@@ -1,4 +1,4 @@
-"""Record a student in MLflow: one run per lineage, one registered version per exported student.
+r"""Record a student in MLflow: one run per lineage, one registered version per exported student.
 
     python -m stages.registry.register --student distilbert --reports reports \
         --export models/export/distilbert --out reports/registry/distilbert.json

@@ -1,8 +1,10 @@
-"""One HTML page with a run's tables and pictures, and the same numbers as JSON.
+r"""One HTML page with a run's tables and pictures, and the same numbers as JSON.
 
 Reads every report below reports/, writes reports/report.html and reports/summary.json.
-Run it with the paths it has in dvc.yaml: dvc repro report
 The page is one file that loads nothing, so it can be mailed, printed and kept.
+
+Run: python -m stages.report.report --reports reports --out reports/report.html \
+         --summary reports/summary.json
 """
 
 import argparse

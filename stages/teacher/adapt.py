@@ -3,8 +3,10 @@ r"""Adapt the teacher to the corpus by masked language modelling, training a hea
 Reads the fetched teacher and the shards; writes the teacher that students learn from, the others of
 an ensemble in folders below it, a report and a loss curve. Killed anywhere, the same command goes
 on from its last checkpoint.
-Run by hand, on two processes: python -m stages.training.torchrun --standalone --nproc-per-node 2 \
-    -m stages.teacher.adapt --source ...
+
+Run: python -m stages.teacher.adapt --source models/teacher_source --shards data/shards \
+         --out models/teacher --report reports/teacher.json --curve reports/curves/teacher.csv
+On two processes, put `stages.training.torchrun --standalone --nproc-per-node 2 -m` after -m.
 """
 
 import argparse
