@@ -43,11 +43,11 @@ from flows.graph import (
     read_strays,
 )
 from flows.records import report_outcome, with_server
-from flows.slots import Slots, Stopped, gpus, num_cores
+from flows.slots import Slots, Stopped, gpus
 from flows.stage_process import StageResult, run_stage
 from flows.warm_dvc import WarmDvc
 from stages import params
-from stages.command import parser_for
+from stages.command import cores_to_use, parser_for
 from stages.command import run as run_command
 from stages.errors import DistilleryError, SettingsError
 
@@ -134,7 +134,7 @@ def distillation(
 
 def _slots(launch: params.Launch) -> Slots:
     lock = None if launch.machine_lock is None else Path(launch.machine_lock)
-    return Slots(launch.parallel_stages, num_cores(), gpus(), machine_lock=lock)
+    return Slots(launch.parallel_stages, cores_to_use(), gpus(), machine_lock=lock)
 
 
 def use_profile(root: Path, name: str) -> None:

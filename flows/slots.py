@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.command import log
-from stages.command import num_cores as num_allowed
 from stages.files import file_lock
 
 SETTLE_SECONDS = 0.1
@@ -20,13 +19,6 @@ slot within milliseconds and in any order: after this pause the order is dvc.yam
 
 class Stopped(Exception):  # noqa: N818 - a request, not a fault
     """The flow is stopping: no further stage may start."""
-
-
-def num_cores() -> int:
-    """Return how many cores the flow may use: those it is allowed, or fewer by OMP_NUM_THREADS."""
-    allowed = num_allowed()
-    limit = os.environ.get("OMP_NUM_THREADS", "")
-    return min(allowed, int(limit)) if limit.isdigit() and int(limit) > 0 else allowed
 
 
 def gpus() -> list[str]:

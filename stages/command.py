@@ -62,6 +62,12 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
+def cores_to_use() -> int:
+    """Return how many cores a run may use: those it is allowed, or fewer by OMP_NUM_THREADS."""
+    allowed, limit = num_cores(), os.environ.get("OMP_NUM_THREADS", "")
+    return min(allowed, int(limit)) if limit.isdigit() and int(limit) > 0 else allowed
+
+
 def parser_for(module_doc: str | None, names: Sequence[str] = ()) -> argparse.ArgumentParser:
     """Return a parser whose help is the module's docstring, with one required path per name."""
     spec = sys.modules["__main__"].__spec__

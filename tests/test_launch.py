@@ -18,9 +18,11 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.launcher.api import LaunchConfig
 
 from stages.command import parser_for
+from stages.errors import Interrupted, SettingsError
 from stages.params import Launch
+from stages.training import processes
 from stages.training import torchrun as launcher
-from stages.training.processes import EXIT_CODE, start_processes
+from stages.training.processes import EXIT_CODE, joined_processes, start_processes
 from tests.conftest import ROOT
 
 SLURM = ROOT / "launch" / "slurm.sh"
@@ -150,6 +152,51 @@ def test_one_process_starts_nothing_and_several_become_torchrun(
     assert run.training_script_args == ["--student", "x"]
 
 
+def test_processes_share_the_threads_that_a_run_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.command.num_cores", lambda: 8)
+    for given, each in (("", "2"), ("6", "1"), ("64", "2"), ("3", "1")):
+        # As the flow gives a stage its share of the machine.
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+        started(monkeypatch, Launch(micro_batch_sequences=1, num_processes=4))
+        assert os.environ["OMP_NUM_THREADS"] == each
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert started(monkeypatch, Launch(micro_batch_sequences=1, num_processes=2))
+    with pytest.raises(SettingsError, match="num_processes = 3: .* and 2 can be used here"):
+        started(monkeypatch, Launch(micro_batch_sequences=1, num_processes=3))
+
+
+@pytest.mark.parametrize(
+    ("error", "told", "stops"),
+    [
+        (SettingsError("such a setting"), "2", True),
+        (OSError(28, "No space left on device", "checkpoint"), "1", True),
+        (Interrupted("as asked"), "75", False),
+        # A process that was lost, as the others see it, and what is nobody's fault here.
+        (RuntimeError("Connection closed by peer"), "", False),
+        (ConnectionResetError(104, "Connection reset by peer"), "", False),
+    ],
+)
+def test_what_a_restart_cannot_mend_is_told_to_the_launcher(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception, told: str, stops: bool
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(processes, "_die_with", lambda launcher: None)
+    monkeypatch.setattr(processes, "_start_no_more", asked.append)
+    for name, value in {
+        "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0", EXIT_CODE: str(tmp_path / "told"),
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    with pytest.raises(type(error)), joined_processes():
+        raise error
+    assert (tmp_path / "told").read_text() == told
+    assert len(asked) == stops
+
+
 @pytest.fixture
 def own_environment() -> Iterator[None]:
     with mock.patch.dict(os.environ):
@@ -187,3 +234,9 @@ def test_launch_command_is_given_the_stage(monkeypatch: pytest.MonkeyPatch) -> N
     assert words == [*command, "stages.params", "--student", "x"]
     monkeypatch.setenv("RANK", "0")
     assert started(monkeypatch, Launch(micro_batch_sequences=1, command=command)) == []
+
+
+def test_launch_command_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "__main__", __import__("stages.params.__main__").params)
+    with pytest.raises(SettingsError, match=r"launch.command begins with nosuch: No such file"):
+        start_processes(Launch(micro_batch_sequences=1, command=["nosuch", "--wait"]))

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.slots import Slots, Stopped, gpus, num_cores
+from flows.slots import Slots, Stopped, gpus
+from stages.command import cores_to_use
 
 
 class Claims:
@@ -223,6 +224,6 @@ def test_a_limit_on_threads_in_the_environment_limits_the_cores(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert num_cores() == 1
+    assert cores_to_use() == 1
     monkeypatch.setenv("OMP_NUM_THREADS", "")
-    assert num_cores() >= 1
+    assert cores_to_use() >= 1

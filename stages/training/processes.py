@@ -19,8 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from stages.command import num_cores
-from stages.errors import DistilleryError, Interrupted
+from stages.command import cores_to_use
+from stages.errors import DistilleryError, Interrupted, SettingsError
 from stages.files import file_lock
 
 if TYPE_CHECKING:
@@ -90,6 +90,9 @@ def start_processes(launch: "Launch") -> None:
 
     The command line of this very process is what every worker runs, so a stage says nothing about
     how it is launched: by hand, by DVC, by torchrun, by a cluster's scheduler.
+
+    Raises:
+        SettingsError: what is to be started is not there.
     """
     if "RANK" in os.environ or (launch.num_processes == 1 and launch.command is None):
         return
@@ -98,9 +101,19 @@ def start_processes(launch: "Launch") -> None:
     stage = [spec.name, *sys.argv[1:]]
     # Replacing this process leaves one to signal: no parent that could die and orphan the workers.
     if launch.command is not None:
-        os.execvp(launch.command[0], [*launch.command, *stage])  # noqa: S606 - a list, no shell
-    # Processes that each use every core wait for each other at every barrier.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // launch.num_processes)))
+        try:
+            os.execvp(launch.command[0], [*launch.command, *stage])  # noqa: S606 - a list, no shell
+        except OSError as error:
+            said = f"params.yaml: launch.command begins with {launch.command[0]}: {error.strerror}"
+            raise SettingsError(said) from error
+    if torch.cuda.is_available() and launch.num_processes > torch.cuda.device_count():
+        raise SettingsError(
+            f"params.yaml: launch.num_processes = {launch.num_processes}: each has a GPU of its "
+            f"own, and {torch.cuda.device_count()} can be used here"
+        )
+    # Processes that each use every core wait for each other at every barrier. What is set is what
+    # all may use: the flow gives a stage its share so.
+    os.environ["OMP_NUM_THREADS"] = str(max(1, cores_to_use() // launch.num_processes))
     torchrun = [
         sys.executable,
         "-m",
@@ -136,13 +149,15 @@ def joined_processes() -> Iterator[Processes]:
         # Its frames hold a DDP module, which must not be the last to let go of the process group:
         # freeing that, it would wait for a thread of gloo that waits for the interpreter.
         traceback.clear_frames(error.__traceback__)
-        if isinstance(error, DistilleryError):
+        # Settings and data are the same after a restart, and so is a full disk.
+        code = getattr(error, "exit_code", 1)
+        if isinstance(error, DistilleryError) or (isinstance(error, OSError) and error.filename):
             # Asked twice, torchrun would complain.
-            if _tells_first(told, error.exit_code) and not isinstance(error, Interrupted):
+            if _tells_first(told, code) and not isinstance(error, Interrupted):
                 _start_no_more(launcher)
-        elif isinstance(error, RuntimeError) and told and (code := told.read_text("ascii")):
+        elif isinstance(error, RuntimeError) and told and (said := told.read_text("ascii")):
             # Another process has said why all of them end. This one met no more than its absence.
-            raise SystemExit(int(code)) from None
+            raise SystemExit(int(said)) from None
         raise
     finally:
         dist.destroy_process_group()
