@@ -165,7 +165,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert started(monkeypatch, Launch(micro_batch_sequences=1, num_processes=2))
-    with pytest.raises(SettingsError, match="num_processes = 3: .* and 2 can be used here"):
+    with pytest.raises(SettingsError, match=r"num_processes = 3: .* and 2 can be used here"):
         started(monkeypatch, Launch(micro_batch_sequences=1, num_processes=3))
 
 
