@@ -11,6 +11,7 @@ from stages.errors import SettingsError
 from stages.training import teacher_states
 from stages.training.batches import Batch
 from stages.training.loop import train
+from stages.training.processes import Processes
 from stages.training.teacher_states import (
     GIGABYTE,
     TAUGHT,
@@ -55,12 +56,12 @@ def test_the_student_is_the_same_without_states_with_new_ones_and_with_old_ones(
 ) -> None:
     allowed = launch(teacher_states_gigabytes=0.001)
     without, _ = trained(None)
-    cold, first = trained(open_states("a", ("schedule", "float32"), allowed, ALONE))
+    cold, first = trained(open_states("a", ("schedule", "float32"), 8, allowed, ALONE))
     files = sorted(folder.rglob("*.states"))
     assert len(files) == 8
     # A torn file: what a power cut may leave.
     files[3].write_bytes(files[3].read_bytes()[:-5])
-    warm, second = trained(open_states("a", ("schedule", "float32"), allowed, ALONE))
+    warm, second = trained(open_states("a", ("schedule", "float32"), 8, allowed, ALONE))
     assert same(without, cold)
     assert same(without, warm)
     assert first == [True] * 8
@@ -86,23 +87,49 @@ def test_what_was_not_used_for_longest_makes_room(tmp_path: Path) -> None:
     assert torch.equal(again.recall(batch(3))[TAUGHT], torch.full((2, 3, 4), 3.0))
 
 
+def test_states_that_another_run_deletes_meanwhile_are_asked_again(tmp_path: Path) -> None:
+    states = TeacherStates(tmp_path, "a", 10**6)
+    states.recall(batch(1))
+    states.keep(torch.ones(2, 3, 4))
+    for path in tmp_path.iterdir():
+        path.unlink()
+    assert TAUGHT not in states.recall(batch(1))
+    states.keep(torch.ones(2, 3, 4))
+    assert TAUGHT in states.recall(batch(1))
+
+
+def test_room_is_divided_as_batches_are_and_is_that_of_all(folder: Path) -> None:
+    allowed = launch(teacher_states_gigabytes=0.001)
+
+    def opened(rank: int, world_size: int) -> TeacherStates:
+        there = Processes(rank, world_size, ALONE.device)
+        states = open_states("a", ("schedule", "float32"), 10, allowed, there)
+        assert states is not None
+        return states
+
+    assert [opened(rank, 3).max_bytes for rank in range(3)] == [300_000, 300_000, 400_000]
+    assert len(list(folder.iterdir())) == 3
+    assert opened(0, 1).max_bytes == 1_000_000
+    assert [path.name for path in folder.iterdir()] == ["0-of-1"]
+
+
 def test_another_teacher_precision_device_or_mask_is_another_question(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     allowed = launch(teacher_states_gigabytes=0.001)
-    states = open_states("a", ("schedule", "float32"), allowed, ALONE)
+    states = open_states("a", ("schedule", "float32"), 8, allowed, ALONE)
     assert states is not None
     states.recall(batch(1))
     states.keep(torch.zeros(2, 3, 4))
     others = [
-        open_states("b", ("schedule", "float32"), allowed, ALONE),
-        open_states("a", ("bfloat16", "float32"), allowed, ALONE),
+        open_states("b", ("schedule", "float32"), 8, allowed, ALONE),
+        open_states("a", ("bfloat16", "float32"), 8, allowed, ALONE),
         open_states(
-            "a", ("schedule", "float32"), allowed.model_copy(update={"compile": True}), ALONE
+            "a", ("schedule", "float32"), 8, allowed.model_copy(update={"compile": True}), ALONE
         ),
     ]
     monkeypatch.setattr(teacher_states, "device_name", lambda device: "another")
-    others.append(open_states("a", ("schedule", "float32"), allowed, ALONE))
+    others.append(open_states("a", ("schedule", "float32"), 8, allowed, ALONE))
     assert all(TAUGHT not in other.recall(batch(1)) for other in others if other)
     padded = batch(1) | {"attention_mask": torch.tensor([[1, 1, 0], [1, 1, 1]])}
     assert TAUGHT not in states.recall(padded)

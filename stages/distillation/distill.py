@@ -115,7 +115,7 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
             if loss.reads_last_states_alone:
                 precisions = settings.teacher_precision, stretch.schedule.precision
                 loss.states = open_states(
-                    sha256[recipe.taught_by[0]], precisions, params.launch, processes
+                    sha256[recipe.taught_by[0]], precisions, size, params.launch, processes
                 )
             alone = len(plan) == 1
             folder = workspace if alone else workspace / f"{index:02d}-{stretch.name}"

@@ -156,9 +156,13 @@ def with_rows(batch: Batch, wanted_BS: Tensor, importance_BS: Tensor | None = No
 
 def share(batch: Batch, rank: int, world_size: int) -> Batch:
     """Return one process's part of a global batch: neighbouring rows, as even as possible."""
-    size = len(next(iter(batch.values())))
-    start, stop = size * rank // world_size, size * (rank + 1) // world_size
-    return {name: tensor[start:stop] for name, tensor in batch.items()}
+    mine = part(len(next(iter(batch.values()))), rank, world_size)
+    return {name: tensor[mine] for name, tensor in batch.items()}
+
+
+def part(size: int, rank: int, world_size: int) -> slice:
+    """Return which of so many rows one process takes."""
+    return slice(size * rank // world_size, size * (rank + 1) // world_size)
 
 
 def micro_batches(batch: Batch, size: int) -> Iterator[Batch]:

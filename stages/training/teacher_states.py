@@ -11,18 +11,20 @@ or absent: a damaged one is asked of the teacher again. What was not used for lo
 """
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import safetensors.torch
 import torch
+import transformers
 from torch import Tensor
 
 from stages.command import log
 from stages.errors import SettingsError
 from stages.files import SCRATCH, atomic_output, fingerprint, make_lasting
-from stages.training.batches import Batch
+from stages.training.batches import Batch, part
 from stages.training.hardware import device_name
 from stages.training.processes import Processes
 
@@ -86,16 +88,19 @@ class TeacherStates:
         self._sizes[path] = size
 
     def _read(self, path: Path) -> Tensor | None:
-        if not path.exists():
+        try:
+            content = path.read_bytes()
+            os.utime(path)
+        except FileNotFoundError:
+            # Another run in this checkout may have made room.
+            self._sizes.pop(path, None)
             return None
-        content = path.read_bytes()
         size = len(content)
         digest, content = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
         if hashlib.sha256(content).digest() != digest:
             log.warning("%s is damaged: the teacher is asked again", path)
             self._forget(path)
             return None
-        path.touch()
         self._sizes.pop(path, None)
         self._sizes[path] = size
         return safetensors.torch.load(content)[TAUGHT]
@@ -128,13 +133,20 @@ def check_room(needed: int, launch: "Launch", who: str) -> None:
 
 
 def open_states(
-    teacher_sha256: str, precisions: tuple[str, str], launch: "Launch", processes: Processes
+    teacher_sha256: str,
+    precisions: tuple[str, str],
+    batch_sequences: int,
+    launch: "Launch",
+    processes: Processes,
 ) -> TeacherStates | None:
     """Return this process's states of a teacher, where the settings want them kept.
+
+    Those that other numbers of processes have left are deleted: nothing would ask for them.
 
     Args:
         teacher_sha256: Of its weights.
         precisions: Of its products, and of the student's, under which it runs.
+        batch_sequences: Of a global batch: room is divided as it is.
         launch: How much may be kept, and whether the teacher is compiled.
         processes: Each has its own part of every batch, and a folder for its answers.
     """
@@ -142,9 +154,14 @@ def open_states(
         return None
     # All that decides the last bit of an answer beside the batch.
     device = device_name(processes.device), torch.get_num_threads()
-    by = *device, launch.compile, torch.__version__
+    by = *device, launch.compile, torch.__version__, transformers.__version__
+    of = f"-of-{processes.world_size}"
+    for left in FOLDER.glob("*-of-*") if processes.is_first_here else ():
+        if not left.name.endswith(of):
+            shutil.rmtree(left, ignore_errors=True)
+    mine = len(range(batch_sequences)[part(batch_sequences, processes.rank, processes.world_size)])
     return TeacherStates(
-        FOLDER / f"{processes.rank}-of-{processes.world_size}",
+        FOLDER / f"{processes.rank}{of}",
         fingerprint(teacher_sha256, precisions, by),
-        round(launch.teacher_states_gigabytes * GIGABYTE / processes.world_size),
+        round(launch.teacher_states_gigabytes * GIGABYTE * mine / batch_sequences),
     )
