@@ -55,24 +55,38 @@ def test_variants_replace_words_and_keep_everything_else(augmenter: Augmenter) -
     assert {v.split()[1] for v in variants} - {"king,"}
 
 
+def test_parts_of_words_are_not_words(augmenter: Augmenter) -> None:
+    """Of 3rd no letters are replaced, of isn't nothing, of a name in code and an accented word."""
+    sentence = "a 3rd of caf\u00e9, it isn't data_set; the king's"
+    (variants,) = augmenter.variants([sentence], 40, seed=1)
+    before, after = sentence.split("king")
+    assert variants
+    assert all(v.startswith(before) and v.endswith(after) for v in variants)
+
+
+def test_words_that_were_cut_off_stay(augmenter: Augmenter) -> None:
+    assert augmenter._proposed([("a " * 40 + "king", 80, 84)]) == [[]]
+
+
 def test_long_words_get_their_neighbours(augmenter: Augmenter) -> None:
     (variants,) = augmenter.variants(["Catbird"], 30, seed=1)
     assert set(variants) == {"dogbird", "treehouse", "waterfall"}
 
 
 def test_candidates_are_what_the_model_puts_first(augmenter: Augmenter) -> None:
-    """Against the stock model on the same pair, one word at a time."""
-    sentence = "the king sees a dog"
-    proposed = augmenter._proposed([(sentence, 4, 8), (sentence, 16, 19)])
-    for masked, candidates in zip(
-        ("the [MASK] sees a dog", "the king sees a [MASK]"), proposed, strict=True
+    """Against the stock model on the same pair, one word at a time; a mask in the text is text."""
+    for sentence, begin, masked, which in (
+        ("the king sees a dog", 4, "the [MASK] sees a dog", 0),
+        ("a [MASK] sees the king", 18, "a [MASK] sees the [MASK]", 1),
     ):
+        (candidates,) = augmenter._proposed([(sentence, begin, begin + 4)])
         encoding = augmenter.tokenizer.encode(masked, sentence)
+        place = [i for i, token in enumerate(encoding.tokens) if token == "[MASK]"][which]
         with torch.no_grad():
             logits = augmenter.model(
                 input_ids=torch.tensor([encoding.ids]),
                 token_type_ids=torch.tensor([encoding.type_ids]),
-            ).logits[0, encoding.ids.index(augmenter.mask_id)]
+            ).logits[0, place]
         order = [augmenter.tokens[i] for i in logits.argsort(descending=True).tolist()]
         assert candidates == [token for token in order if WORD.fullmatch(token)][:3]
 
@@ -102,6 +116,8 @@ def test_damaged_vectors_are_named(tmp_path: Path) -> None:
         read_glove(file)
     file.write_text("king 1 2\nqueen 1 3\nriver 4 5\n")
     assert read_glove(file, max_words=2).words == ["king", "queen"]
+    file.write_text("king 1 2\n. . . 1 3\n")
+    assert read_glove(file).words == ["king", ". . ."]
 
 
 def test_real_vectors_are_read(shared_data: Path) -> None:

@@ -42,7 +42,7 @@ from stages.export.compressed import compress, prune_smallest
 from stages.export.graph import Feeds
 from stages.export.quantise import write_int8
 from stages.files import read_json, sha256_of, write_json
-from stages.params import Augmentation, TaskPhase, load
+from stages.params import Augmentation, FineTune, TaskPhase, load
 from stages.params.release import Int8
 from stages.teacher.models import save_model as save_model_with
 from stages.training.optimisation import learning_rate
@@ -59,6 +59,9 @@ BATCH = {
     "token_type_ids": torch.zeros(3, 4, dtype=torch.long),
     "labels": torch.tensor([0, 2, 1]),
 }
+
+
+TUNING = FineTune(num_epochs=1, learning_rate=0.01, max_length=16)
 
 
 def classifier(num_layers: int, seed: int, num_labels: int = 3) -> BertForSequenceClassification:
@@ -127,6 +130,18 @@ def test_a_teacher_whose_answers_are_known_is_not_asked_again() -> None:
     labels_alone = loss_of(labels=1.0)
     labels_alone._teacher = ()
     labels_alone(BATCH, labels_alone.counts(BATCH))
+
+
+def test_soft_targets_in_bfloat16_are_compared_in_float32() -> None:
+    """At T = 10 three classes are within a hundredth of each other, and of a teacher's."""
+    loss = loss_of(soft_targets=1.0, temperature=10.0)
+    mine, _ = logits(loss)
+    batch = BATCH | {"taught": mine + torch.tensor([[0.3, 0.0, -0.3]])}
+    counts = loss.counts(batch)
+    exact, _ = loss(batch, counts)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded, _ = loss(batch, counts)
+    torch.testing.assert_close(rounded, exact, rtol=0.1, atol=0)
 
 
 def test_regression_learns_the_teachers_numbers_or_the_labels() -> None:
@@ -429,7 +444,7 @@ def test_a_teacher_whose_words_are_no_word_pieces_augments_nothing(
     with pytest.raises(
         SettingsError, match=r"kind BPE: it wants .* WordPiece with a token \[MASK\]"
     ):
-        augment(settings, pair[0], task, None, 0, ALONE.device, tmp_path / "text")
+        augment(settings, pair[0], task, TUNING, 0, ALONE.device, tmp_path / "text")
 
 
 def test_the_model_that_augments_is_on_the_device_that_trains(
@@ -445,7 +460,7 @@ def test_the_model_that_augments_is_on_the_device_that_trains(
     (tmp_path / "glove.txt").write_text("tensor 1 0\n")
     settings = Augmentation(glove=str(tmp_path / "glove.txt"))
     # No device of numbers: what is sent there needs no GPU to be seen.
-    augment(settings, pair[0], task, None, 0, torch.device("meta"), tmp_path / "text")
+    augment(settings, pair[0], task, TUNING, 0, torch.device("meta"), tmp_path / "text")
     assert found == ["meta", "meta"]
 
 
@@ -504,6 +519,16 @@ def test_recipe_that_is_not_there_is_refused(task: Path, tmp_path: Path) -> None
     params = settings_with(tmp_path)
     with pytest.raises(SettingsError, match=r"--recipe pd: .* has none: give it a recipe"):
         distil_task(tmp_path, tmp_path, task, "pd", params, ALONE, tmp_path / "report.json")
+
+
+def test_objective_that_does_not_fit_is_refused_before_the_teacher_is_tuned(
+    task: Path, pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.evaluation.distil_task.tune_on_labels", None)
+    phases = [KD | {"objectives": [{"kind": "patience", "weight": 1}]}]
+    params = settings_with(tmp_path, task_distillation={"pkd": {"phases": phases}})
+    with pytest.raises(SettingsError, match="phase kd: objective patience: patience needs a stu"):
+        distil_task(*pair, task, "pkd", params, ALONE, tmp_path / "report.json")
 
 
 def smaller(

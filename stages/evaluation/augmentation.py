@@ -22,17 +22,20 @@ from transformers import PreTrainedModel
 from stages.errors import DataError
 from stages.students.heads import head_of
 
-WORD = re.compile(r"[A-Za-z]+")
+WORD = re.compile(r"\b[A-Za-z]+\b")
+"""Letters that are no part of a longer word, such as the rd of 3rd."""
 _GRAMMAR = """
 a about after all also am an and any are as at be because been before being between both but by can
 could did do does doing down during each few for from further had has have having he her here hers
 him his how i if in into is it its just me more most my no nor not now of off on once only or other
 our out over own same she should so some such than that the their them then there these they this
 those through to too under until up very was we were what when where which while who whom why will
-with would you your
+with would you your d ll m re s t ve
 """
-STOP_WORDS = frozenset(_GRAMMAR.split())
-"""Words that are never replaced: they carry a sentence's grammar, and often its label."""
+_BEFORE_NOT = "ai are could did do does had has have is should was were wo would"
+STOP_WORDS = frozenset([*_GRAMMAR.split(), *(f"{word}n" for word in _BEFORE_NOT.split())])
+"""Words that are never replaced, and what is left of them beside an apostrophe: they carry a
+sentence's grammar, and often its label."""
 MASK = "[MASK]"
 MODEL_BATCH = 64
 
@@ -69,7 +72,8 @@ def read_glove(path: Path, max_words: int = 100_000) -> WordSpace:
     vectors: list[NDArray[np.float32]] = []
     with path.open(encoding="utf-8") as file:
         for number, line in zip(range(1, max_words + 1), file, strict=False):
-            word, *values = line.rstrip("\n").split(" ")
+            # From the right: a few words of the largest files have spaces in them.
+            word, *values = line.rstrip("\n").rsplit(" ", len(vectors[0]) if vectors else -1)
             try:
                 vector = np.array(values, dtype=np.float32)
             except ValueError as error:
@@ -103,7 +107,7 @@ class Augmenter:
         *,
         num_candidates: int = 15,
         probability: float = 0.4,
-        max_length: int = 128,
+        max_length: int = 256,
     ) -> None:
         """Keep what every sentence needs.
 
@@ -122,7 +126,7 @@ class Augmenter:
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(max_length)
         vocabulary = self.tokenizer.get_vocab(with_added_tokens=True)
-        self.mask_id, self.pad_id = vocabulary[MASK], vocabulary.get("[PAD]", 0)
+        self.pad_id = vocabulary.get("[PAD]", 0)
         self.tokens = {i: token for token, i in vocabulary.items()}
 
     def variants(self, sentences: Sequence[str], num_variants: int, seed: int) -> list[list[str]]:
@@ -163,7 +167,8 @@ class Augmenter:
                 if word in STOP_WORDS:
                     continue
                 # One token of its own: a word that is not in the vocabulary is one as well.
-                if self.tokenizer.encode(word, add_special_tokens=False).tokens == [word]:
+                tokens = self.tokenizer.encode(match[0], add_special_tokens=False).tokens
+                if tokens in ([word], [match[0]]):
                     asked.append((index, match.start(), match.end()))
                     continue
                 if word not in near:
@@ -192,13 +197,14 @@ class Augmenter:
             width = max(len(encoding.ids) for encoding in encodings)
             batch = np.zeros((3, len(encodings), width), dtype=np.int64)
             batch[0] = self.pad_id
-            places = np.full(len(encodings), -1)
+            places = np.empty(len(encodings), dtype=np.int64)
+            begins = [begin for _, begin, _ in asked[start : start + MODEL_BATCH]]
             for row, encoding in enumerate(encodings):
                 length = len(encoding.ids)
                 batch[:, row, :length] = encoding.ids, [1] * length, encoding.type_ids
                 # Truncation may have cut the word itself away.
-                if self.mask_id in encoding.ids:
-                    places[row] = encoding.ids.index(self.mask_id)
+                place = encoding.char_to_token(begins[row])
+                places[row] = -1 if place is None else place
             proposals += self._best(torch.from_numpy(batch).to(self.model.device), places)
         return proposals
 

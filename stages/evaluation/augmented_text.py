@@ -13,24 +13,24 @@ from stages.errors import SettingsError
 from stages.evaluation.augmentation import MASK, Augmenter, read_glove
 from stages.evaluation.examples import read_rows
 from stages.files import atomic_output
-from stages.params import Augmentation
-from stages.teacher.models import open_teacher
+from stages.params import Augmentation, FineTune
+from stages.teacher.models import num_positions, open_teacher
 
 
 def augment(
     settings: Augmentation,
     teacher_folder: Path,
     task_folder: Path,
-    limit: int | None,
+    tuning: FineTune,
     seed: int,
     device: torch.device,
     out: Path,
 ) -> None:
     """Write a task folder whose training text has every sentence's variants beside it.
 
-    Where `limit` is fewer examples than there are, a fixed random part of them varies. Of a pair
-    one text varies at a time, and the other is as it was: the released code goes on with the last
-    variant of the first.
+    Where `tuning` reads fewer examples than there are, a fixed random part of them varies; of a
+    text, the tokens that it reads. Of a pair one text varies at a time, and the other is as it was:
+    the released code goes on with the last variant of the first.
 
     Raises:
         SettingsError: the teacher's tokens are not BERT's word pieces.
@@ -45,13 +45,16 @@ def augment(
             f"of kind {kind}: it wants a teacher with BERT's, WordPiece with a token {MASK}; with "
             "others, leave augmentation out of the recipe"
         )
-    table = read_rows(task_folder, "train", limit)
+    table = read_rows(task_folder, "train", tuning.max_train_examples)
+    model = open_teacher(teacher_folder).to(device)
     augmenter = Augmenter(
-        open_teacher(teacher_folder).to(device),
+        model,
         tokenizer,
         read_glove(Path(settings.glove)),
         num_candidates=settings.num_candidates,
         probability=settings.probability,
+        # A text with a word masked, and beside it the text as it was.
+        max_length=min(2 * tuning.max_length, num_positions(model.config)),
     )
     pieces = [table]
     for offset, column in enumerate(("text_a", "text_b")):

@@ -16,14 +16,23 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from stages.command import log, parser_for, run
 from stages.errors import SettingsError
 from stages.evaluation.augmented_text import augment
 from stages.evaluation.finetune import alone, spread, tune_on_labels
 from stages.evaluation.keep import median_seed
 from stages.evaluation.metrics import headline
-from stages.evaluation.task_models import Split, answers, open_model, read_split, scored
-from stages.evaluation.task_student import distil_once, lesson
+from stages.evaluation.task_models import (
+    Split,
+    answers,
+    config_of,
+    open_model,
+    read_split,
+    scored,
+)
+from stages.evaluation.task_student import distil_once, lesson, phase_terms
 from stages.evaluation.task_teacher import check_tokenizers, open_tuned
 from stages.files import atomic_output, discard, read_json, scratch, sha256_of_tree, write_json
 from stages.params import Params, load
@@ -73,6 +82,8 @@ def distil_task(
         raise SettingsError(f"{task['name']}: the answers of changed texts are not known")
     teachers = [teacher_folder, *([tuned_teacher] if tuned_teacher else [])]
     check_tokenizers(student_folder, *teachers)
+    # Before the teacher is tuned for hours.
+    phase_terms(settings, config_of(student_folder), config_of(teachers[-1]), nn.ModuleDict())
     seeds, launch = params.evaluation.seeds, params.launch
     # Where fine-tuning has a grid, the teacher takes its first choice.
     tuning = params.evaluation.finetune.choices(task["name"])[0]
@@ -91,7 +102,7 @@ def distil_task(
         return read_split(folder, task, split, tokenizer, tuning, limit)
 
     text = task_folder
-    # Before the teacher is tuned for hours: this may lack a file, or not be had with the teacher.
+    # Before the tuning, too: this may lack a file, or not be had with the teacher.
     if settings.augmentation is not None:
         text = workspace / "text"
         if not text.exists():
@@ -99,7 +110,7 @@ def distil_task(
                 settings.augmentation,
                 teacher_folder,
                 task_folder,
-                tuning.max_train_examples,
+                tuning,
                 params.seed,
                 processes.device,
                 text,

@@ -88,9 +88,12 @@ class TaskDistillation(nn.Module):
         return total, torch.stack([value.detach().float() for value in values])
 
     def _answer(self, model: PreTrainedModel, batch: Batch, taps: Taps) -> tuple[Tensor, Seen]:
-        """Return logits, B x C or for spans B x S x 2, and what the taps ask for."""
+        """Return logits, B x C or for spans B x S x 2, and what the taps ask for.
+
+        In float32: what losses compare at a high temperature is less than bfloat16 rounds away.
+        """
         if taps == Taps() and self.kind != "span":
-            return logits_of(model, batch), Seen(None, {}, {})
+            return logits_of(model, batch).float(), Seen(None, {}, {})
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
         if getattr(model.config, "type_vocab_size", 0) > 1:
             inputs["token_type_ids"] = batch["token_type_ids"]
@@ -99,7 +102,7 @@ class TaskDistillation(nn.Module):
             logits = torch.stack([output.start_logits, output.end_logits], dim=-1)
         else:
             logits = output.logits
-        return logits, Seen(None, hidden, attention)
+        return logits.float(), Seen(None, hidden, attention)
 
     def _with_labels(self, logits: Tensor, batch: Batch) -> Tensor:
         labels, mask_BS = batch["labels"], batch["attention_mask"]

@@ -62,7 +62,7 @@ def read_split(
         found = Split(windows.examples, windows)
     else:
         found = Split(read_examples(folder, split, tokenizer, settings.max_length, max_examples))
-    longest, most = max(map(len, found.examples.ids)), num_positions(_config_of(tokenizer.parent))
+    longest, most = max(map(len, found.examples.ids)), num_positions(config_of(tokenizer.parent))
     if longest > most:
         raise DataError(
             f"task {task['name']}: evaluation.finetune.max_length = {settings.max_length} leaves "
@@ -71,7 +71,12 @@ def read_split(
     return found
 
 
-def _config_of(folder: Path) -> Any:
+def config_of(folder: Path) -> Any:
+    """Return the configuration of a model folder.
+
+    Raises:
+        DataError: the folder lacks a file of a model.
+    """
     for file in ("config.json", "model.safetensors"):
         if not (folder / file).is_file():
             raise DataError(f"{folder / file} does not exist: {folder} is no model folder")
@@ -93,7 +98,7 @@ def open_model(folder: Path, task: dict[str, Any], dropout: float, seed: int) ->
 
 def _check_head(folder: Path, labels: list[str] | None) -> None:
     """Refuse to go on from a classifier that was tuned to another order of the labels."""
-    config = _config_of(folder)
+    config = config_of(folder)
     has_head = any("ForSequenceClassification" in name for name in config.architectures or [])
     found = [config.id2label[i] for i in sorted(config.id2label)]
     if has_head and (found != labels if labels else len(found) > 1):

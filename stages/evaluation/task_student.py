@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedModel
 
-from stages.distillation.layer_terms import layer_term
+from stages.distillation.layer_terms import LayerTerm, layer_term
 from stages.distillation.phases import draw, hold_unreached
+from stages.errors import SettingsError
 from stages.evaluation.classifier import logits_of_all
 from stages.evaluation.examples import ShuffledBatches
 from stages.evaluation.finetune import tune, tuning_schedule
@@ -46,6 +47,24 @@ def lesson(
     return Lesson(task, teacher, training, taught_NC, settings)
 
 
+def phase_terms(
+    settings: Settings, student: Any, teacher: Any, projections: nn.ModuleDict
+) -> list[list[LayerTerm]]:
+    """Return for every phase the terms of its objectives, from both models' configurations.
+
+    Raises:
+        SettingsError: an objective does not fit this student and this teacher; names the phase.
+    """
+    found = []
+    for phase in settings.phases:
+        try:
+            terms = [layer_term(x, student, teacher, projections) for x in phase.objectives]
+        except SettingsError as error:
+            raise SettingsError(f"phase {phase.name}: {error}") from error
+        found.append([term for term in terms if term is not None])
+    return found
+
+
 def distil_once(
     given: Lesson,
     student_folder: Path,
@@ -61,18 +80,11 @@ def distil_once(
     student = open_model(student_folder, given.task, given.settings.dropout, seed)
     student = student.to(processes.device)
     projections = nn.ModuleDict()
-    losses = []
-    for phase in given.settings.phases:
-        terms = [
-            layer_term(objective, student.config, given.teacher.config, projections)
-            for objective in phase.objectives
-        ]
-        found = [term for term in terms if term is not None]
-        losses.append(
-            TaskDistillation(
-                student, given.teacher, phase, found, projections, kind=given.task["kind"]
-            )
-        )
+    terms = phase_terms(given.settings, student.config, given.teacher.config, projections)
+    losses = [
+        TaskDistillation(student, given.teacher, phase, found, projections, kind=given.task["kind"])
+        for phase, found in zip(given.settings.phases, terms, strict=True)
+    ]
     draw(projections, seed, student.config.initializer_range)
     projections.to(processes.device)
     seconds = 0.0
