@@ -63,7 +63,16 @@ def mistakes(path: Path) -> list[str]:
             {"distill.temperature": 0},
             "distill.temperature = 0: must be greater than 0 (the paper uses 2.0)",
         ),
-        ({"distill.temprature": 2}, "distill.temprature = 2: no such setting"),
+        (
+            {"gate.min_retenton": 1},
+            "gate.min_retenton = 1: no such setting; there are: min_retention, min_task_retention, "
+            "max_parameter_fraction, min_speedup, must_beat_baseline_on",
+        ),
+        (
+            {"evaluation.finetune.by_task": {"acceptability": {"max_train_examples": 3}}},
+            "evaluation.finetune.by_task.acceptability.max_train_examples = 3: no such setting; "
+            "there are: num_epochs, batch_examples, learning_rate, max_length",
+        ),
         (
             {"distill.positions": "some"},
             "distill.positions = some: must be 'all', 'masked' or 'sampled'",

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -78,7 +79,9 @@ def _explain(path: Path, raw: Any, mistake: Any) -> Iterator[str]:
     for said in mistake["msg"].removeprefix("Value error, ").splitlines():
         message = (said[:1].lower() + said[1:]).replace("input should be", "must be")
         if mistake["type"] == "extra_forbidden":
-            message = "no such setting"
+            beside = _settings_at(keys[:-1])
+            allowed = f"; there are: {', '.join(beside.model_fields)}" if beside else ""
+            message = f"no such setting{allowed}"
         yield f"{path}: {where}{message}" + (f" (the paper uses {hint})" if hint else "")
 
 
@@ -100,12 +103,24 @@ def _keys(raw: Any, mistake: Any) -> list[str]:
     return keys if is_tag and keys else [*keys, str(last)]
 
 
+def _settings_at(keys: list[str]) -> type[BaseModel] | None:
+    """Return the settings that these keys lead to; None where a `kind` chooses among several."""
+    found: Any = Params
+    for key in keys:
+        if get_origin(found) is dict:
+            found = get_args(found)[1]
+        else:
+            field = found.model_fields.get(key) if hasattr(found, "model_fields") else None
+            found = field.annotation if field else None
+        if get_origin(found) is UnionType:
+            kinds = [kind for kind in get_args(found) if kind is not NoneType]
+            found = kinds[0] if len(kinds) == 1 else None
+    return found if isinstance(found, type) and issubclass(found, BaseModel) else None
+
+
 def _paper_value(keys: list[str]) -> str | None:
-    model: Any = Params
-    for key in keys[:-1]:
-        field = model.model_fields.get(key) if hasattr(model, "model_fields") else None
-        model = field.annotation if field else None
-    field = model.model_fields.get(keys[-1]) if hasattr(model, "model_fields") and keys else None
+    model = _settings_at(keys[:-1])
+    field = model.model_fields.get(keys[-1]) if model and keys else None
     extra = field.json_schema_extra if field else None
     return str(extra["paper"]) if isinstance(extra, dict) and "paper" in extra else None
 
