@@ -97,8 +97,10 @@ def run_stage(
     try:
         for line in _lines(group):
             if line is not None:
+                if tail and tail[-1].endswith("\r"):
+                    tail.pop()  # a bar that has redrawn itself since, or ended
                 tail.append(line)
-                log_line(line)
+                log_line(line.rstrip())
             if stopping is None and stop.is_set():
                 stopping = processes.Stopping(group, grace_seconds)
                 log_line(f"stopping {target}: it has {grace_seconds:g} s to write a checkpoint")
@@ -114,7 +116,11 @@ def run_stage(
         processes.stop(group, grace_seconds)
         raise
     processes.close(group)
-    return _result(group.command.returncode, tuple(tail), was_stopped=stopping is not None)
+    return _result(
+        group.command.returncode,
+        tuple(line.rstrip() for line in tail),
+        was_stopped=stopping is not None,
+    )
 
 
 def _result(code: int, last_lines: tuple[str, ...], *, was_stopped: bool) -> StageResult:
@@ -141,7 +147,8 @@ def _result(code: int, last_lines: tuple[str, ...], *, was_stopped: bool) -> Sta
 def _lines(group: processes.ProcessGroup) -> Iterator[str | None]:
     """Yield each line of output, and None a few times a second, until the command has ended.
 
-    What ends in a carriage return is a progress bar about to redraw itself: it is thinned out.
+    What ends in a carriage return is a progress bar about to redraw itself: it is thinned out, and
+    keeps its return.
     """
     assert group.command.stdout is not None
     with contextlib.closing(group.command.stdout) as stream:
@@ -162,6 +169,7 @@ def _lines(group: processes.ProcessGroup) -> Iterator[str | None]:
                     continue
                 if is_progress:
                     next_progress = time.monotonic() + PROGRESS_SECONDS
+                    text += "\r"
                 yield text
             if has_ended and not piece:
                 break

@@ -9,6 +9,7 @@ stages, starts no thread, and ends when the flow does, however that ends.
 import contextlib
 import gc
 import json
+import logging
 import os
 import select
 import signal
@@ -204,6 +205,8 @@ def _import_dvc() -> None:
     import dvc.rwlock
     import dvc.utils.strictyaml  # noqa: F401
 
+    # After every stage it would tell how to add dvc.lock to git, in four lines.
+    logging.getLogger("dvc.repo.scm_context").setLevel(logging.WARNING)
     # Shared by every fork: a collection would copy it all.
     gc.freeze()
 

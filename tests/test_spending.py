@@ -141,10 +141,16 @@ def test_progress_line_tells_losses_speed_and_share_of_peak(
         now[0] = 0.5
         line.show({"step": 6, "loss": 1.5, "ce": 0.25, "mlm": 0.125, "learning_rate": 1.0})
         line._bar.refresh()
+        line.step(600)
+        now[0] = 0.6
+        line.show({"step": 7, "loss": 1.25, "ce": 0.25, "mlm": 0.125, "learning_rate": 1.0})
+        line._bar.refresh()
     shown = capsys.readouterr().err
     # 600 tokens in half a second, 10^6 operations each, on two devices of 10^9 a second.
     assert "loss=1.500, ce=0.250, mlm=0.125, tokens/s=1200, of peak=60%" in shown
     assert "6/10" in shown
+    # Three times the peak: it was measured too low, and is no longer spoken of.
+    assert "loss=1.250, ce=0.250, mlm=0.125, tokens/s=6000]" in shown
 
 
 def test_matrix_rate_of_this_machine_is_of_a_believable_size() -> None:

@@ -105,6 +105,21 @@ def test_a_failure_carries_the_stages_exit_code_and_its_last_words(tmp_path: Pat
     assert "bad rows: 7" in result.last_lines
 
 
+def test_of_a_progress_bar_only_its_end_is_among_the_last_words(tmp_path: Path) -> None:
+    bar = (
+        "import time\n"
+        "for i in range(3):\n"
+        "    print(f'step {i}', end='\\r', flush=True); time.sleep(0.1)\n"
+        "print('step 3', flush=True)\n"
+        "raise SystemExit('bad rows: 7')\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flows.stage_process.PROGRESS_SECONDS", 0.0)
+        result, lines = run(project(tmp_path, bar))
+    assert "step 1" in lines
+    assert [line for line in result.last_lines if "step" in line] == ["step 3"]
+
+
 def test_exit_code_75_means_interrupted(tmp_path: Path) -> None:
     result, _ = run(project(tmp_path, "import sys; sys.exit(75)"))
     assert (result.outcome, result.exit_code) == ("interrupted", 75)

@@ -34,8 +34,10 @@ class ProgressLine:
         self._num_tokens, self._since = 0, now
         shown = {name: f"{row[name]:.3f}" for name in ("loss", *self._terms)}
         shown["tokens/s"] = f"{speed:.0f}"
-        if self._share_per_token is not None:
-            shown["of peak"] = f"{speed * self._share_per_token:.0%}"
+        share = speed * (self._share_per_token or 0.0)
+        # More than all of it: a CPU's peak was measured while it was busy with something else.
+        if 0.0 < share <= 1.0:
+            shown["of peak"] = f"{share:.0%}"
         self._bar.set_postfix(shown, refresh=False)
 
 
