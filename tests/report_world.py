@@ -42,8 +42,8 @@ def write_reports(folder: Path) -> Path:
             folder / "students" / f"{name}.json",
             cost
             | {
-                "temperature": 2.0,
-                "weights": {"ce": ce, "mlm": 1.0, "cos": ce / 5},
+                "weights": (weights := {"ce": ce, "mlm": 1.0, "cos": ce / 5}),
+                "phases": [{"weights": weights} | ({"temperature": 2.0} if ce else {})],
                 "num_layers": 3,
                 "teacher_layers": [0, 2, 5],
                 "heldout": {"kl": 0.75 if ce else 1.5, "mlm": 5.0, "cos": 0.1},

@@ -308,10 +308,13 @@ def test_a_card_says_how_the_student_was_made(exported: SimpleNamespace):
         "num_parameters": 17_000,
         "num_steps": 100,
         "num_tokens": 204_800,
-        "temperature": 2.0,
-        "positions": "all",
-        "weights": {"ce": 5.0, "mlm": 2.0, "cos": 1.0},
+        "phases": [
+            {"weights": {"ce": 5.0, "mlm": 2.0, "cos": 1.0}, "temperature": 2.0, "positions": "all"}
+        ],
         "teacher_layers": [0, 2, 5],
+        "initialise": "layers",
+        "taught_by": ["teacher"],
+        "after": None,
         "recipe": {"scale_steps": 1.0},
         "heldout": {"kl": 1.25, "mlm": 5.0, "cos": 0.25},
         "initial_heldout": {"kl": 2.5, "mlm": 7.0, "cos": 0.75},
@@ -332,17 +335,38 @@ def test_a_card_says_how_the_student_was_made(exported: SimpleNamespace):
     )
     card = model_card("small", config, exported.result, story)
     assert "2 layers of width 32, 4 heads, 300 tokens" in card
-    assert "layers 0, 2, 5 of a/teacher (counted from 0) in 100 steps on 204,800 tokens" in card
-    assert "Loss: ce 5, mlm 2, cos 1; temperature 2" in card
-    made = {"teacher_layers": [], "initialise": "student", "after": "first"}
-    made |= {"recipe": {"scale_steps": 0.25}}
-    taught = story.student | made | {"taught_by": ["teacher", "first"]}
-    later = model_card("next", config, exported.result, replace(story, student=taught))
-    assert "100 steps (every phase 0.25 times as long as its recipe says)" in later
     said = (
-        "Begun from the student first. Trained with a/teacher and the student first as its teacher"
+        "Made from layers 0, 2, 5 of a/teacher (counted from 0), and trained in 100 steps on "
+        "204,800 tokens, taught by a/teacher. Loss: ce 5, mlm 2, cos 1 (ce at temperature 2 on all "
+        "tokens)."
+    )
+    assert said in card
+
+    def told(**changes: object) -> str:
+        told_of = replace(story, student=story.student | {"teacher_layers": []} | changes)
+        return model_card("next", config, exported.result, told_of)
+
+    layers = {"weights": {"feature_maps": 100.0}}
+    mixed = {"weights": {"ce": 0.5, "mlm": 0.5}, "temperature": 1.0, "positions": "masked"}
+    later = told(
+        initialise="student",
+        after="first",
+        taught_by=["teacher", "first", "second"],
+        recipe={"scale_steps": 0.25},
+        phases=[layers, layers, mixed],
+    )
+    said = (
+        "Begun from the student first, and trained in 100 steps (every phase 0.25 times as long as "
+        "its recipe says) on 204,800 tokens, taught by a/teacher and the student first and its "
+        "teacher second. Loss: feature_maps 100; then ce 0.5, mlm 0.5 (ce at temperature 1 on "
+        "masked tokens)."
     )
     assert said in later
+    alone = told(initialise="random", phases=[{"weights": {"mlm": 1.0}}])
+    assert "weights at random, and trained in 100 steps on 204,800 tokens, without a" in alone
+    assert "classifier of a/teacher, and not trained. 17,000 parameters." in told(
+        initialise="embeddings", phases=[]
+    )
     assert "| divergence from the teacher, nats per token | 2.5000 | 1.2500 |" in card
     assert "10 of the documents read were dropped" in card
     assert "- wiki: CC BY-SA 4.0" in card

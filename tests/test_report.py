@@ -293,6 +293,16 @@ def test_what_is_not_one_sequence_or_as_many_steps_is_not_said_to_be(reports: Pa
     assert "for as many steps" not in text
 
 
+def test_every_phase_is_said_with_its_losses_and_temperature(reports: Path) -> None:
+    """The layers of a progressive phase once."""
+    layers = {"weights": {"feature_maps": 100.0}}
+    answers = {"weights": {"ce": 0.5, "mlm": 0.5}, "temperature": 4.0}
+    change(reports / "students" / "distilbert.json", phases=[layers, layers, answers])
+    text, _ = page_of(reports)
+    assert "100 feature maps; then 0.5 ce + 0.5 mlm<small>temperature 4, teacher layers" in text
+    assert "1 mlm<small>teacher layers" in text
+
+
 def test_derived_tasks_are_said_not_to_be_glue(reports: Path) -> None:
     text, _ = page_of(reports)
     assert "These tasks are not GLUE." in text

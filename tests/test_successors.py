@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from stages import params
 from stages.distillation.distill import distill
@@ -16,6 +16,7 @@ from stages.params import Recipe, Successor
 from stages.students.building import build
 from stages.teacher.adapt import adapt
 from stages.teacher.fetch import fetch_others, fetch_teacher
+from stages.teacher.models import open_teacher, pooler_in, save_model
 from stages.training.frozen_teacher import FrozenTeacher
 from tests.kills import random_shards
 from tests.test_params import RECIPE, broken, mistakes
@@ -203,9 +204,17 @@ def chosen_for(world: Path) -> dict[str, object]:
     return chosen
 
 
-def distilled(world: Path, student: str, successor: dict[str, object], after: str | None = None):
+def distilled(
+    world: Path,
+    student: str,
+    successor: dict[str, object],
+    after: str | None = None,
+    teacher: Path | None = None,
+    **students: object,
+):
     """Run the stage in this process; return its report and the folder of the student."""
     chosen = chosen_for(world)
+    chosen["students"] |= students
     chosen["students"]["untrained"] = RECIPE | {
         "architecture": {"kind": "distilbert", "num_layers": 2},
         "initialise": {"kind": "layers", "layers": [0, 2]},
@@ -214,7 +223,7 @@ def distilled(world: Path, student: str, successor: dict[str, object], after: st
     params_given = params.Params.model_validate(chosen | {"successors": {"next": successor}})
     students, report = world / "students", world / f"{student}.json"
     arguments = Namespace(
-        student=student, teacher=world / "teacher", shards=world / "shards",
+        student=student, teacher=teacher or world / "teacher", shards=world / "shards",
         out=students / student, report=report, curve=world / f"{student}.csv",
         after=after and students / after,
     )  # fmt: skip
@@ -231,7 +240,7 @@ def test_untrained_student_is_made_at_no_cost_and_another_goes_on_from_it(
         "architecture": {"kind": "distilbert", "num_layers": 2},
         "initialise": {"kind": "student"},
         "taught_by": ["teacher", "untrained"],
-        "phases": [{"name": "only", "objectives": [SOFT]}],
+        "phases": [{"name": "only", "objectives": [SOFT | {"temperature": 3.0}]}],
     }
     untrained, folder = distilled(world, "untrained", successor)
     assert untrained["heldout"] == untrained["initial_heldout"]
@@ -243,9 +252,38 @@ def test_untrained_student_is_made_at_no_cost_and_another_goes_on_from_it(
     assert trained["initial_heldout"] == untrained["heldout"]
     assert trained["num_steps"] == 2
     assert trained["taught_by"] == ["teacher", "untrained"]
+    phase = {"name": "only", "num_steps": 2, "weights": {"ce": 1.0}}
+    assert trained["phases"] == [phase | {"temperature": 3.0, "positions": "all"}]
     assert trained["model_sha256"] != untrained["model_sha256"]
     with pytest.raises(SettingsError, match="--after: next needs the folder of untrained"):
         distilled(world, "next", successor)
+
+
+def test_students_of_copied_layers_have_the_pooler_that_goes_with_them(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As BERT-PKD's. DistilBERT has none, and weights at random have no use for it."""
+    monkeypatch.chdir(world)
+    pooler = {"pooler.dense.weight": torch.randn(32, 32), "pooler.dense.bias": torch.ones(32)}
+    teacher = tmp_path / "teacher"
+    save_model(open_teacher(world / "teacher"), world / "teacher", teacher, pooler)
+    bert = {"architecture": {"kind": "bert", "num_layers": 1}, "phases": []}
+    first = bert | {"initialise": {"kind": "layers", "layers": [0]}}
+    second = bert | {"initialise": {"kind": "student"}, "after": "first"}
+    students = {"first": first, "fresh": bert | {"initialise": {"kind": "random"}}}
+    folders = {
+        name: distilled(world, name, second, after, teacher, **students)[1]
+        for name, after in (
+            ("first", None),
+            ("next", "first"),
+            ("fresh", None),
+            ("untrained", None),
+        )
+    }
+    for name in ("first", "next"):
+        classifier = AutoModelForSequenceClassification.from_pretrained(folders[name])
+        assert torch.equal(classifier.bert.pooler.dense.weight, pooler["pooler.dense.weight"])
+    assert pooler_in(folders["fresh"]) == pooler_in(folders["untrained"]) == {}
 
 
 def test_ensemble_of_teachers_is_adapted_and_teaches(

@@ -12,8 +12,11 @@ On two processes, put `stages.training.torchrun --standalone --nproc-per-node 2 
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from stages.command import log, parser_for, run
 from stages.corpus.reading import open_split
@@ -28,10 +31,10 @@ from stages.distillation.phases import (
 )
 from stages.errors import SettingsError
 from stages.files import discard, make_lasting, scratch, sha256_of, write_json
-from stages.params import TEACHER, Distill, Params, Recipe, Successor, load
+from stages.params import TEACHER, Params, Recipe, Successor, load
 from stages.students.building import build
 from stages.students.heads import num_parameters
-from stages.teacher.models import check_reads, open_teacher, save_model
+from stages.teacher.models import check_reads, open_teacher, pooler_in, save_model
 from stages.tracking.live import Training, live_curve
 from stages.training.ahead import Ahead
 from stages.training.checkpoints import CurveRow
@@ -142,7 +145,7 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
     if not processes.is_first:
         return
     num_sequences = sum(s.num_steps * s.schedule.batch_sequences for s in plan)
-    report |= outcome.cost(num_sequences * length) | described(recipe, settings, plan, losses)
+    report |= outcome.cost(num_sequences * length) | described(recipe, plan, losses)
     report |= {
         "student": arguments.student,
         "training": training.fingerprint,
@@ -150,7 +153,8 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
         "num_layers": student.config.num_hidden_layers,
         "heldout": measured(),
     }
-    save_model(student, arguments.teacher, arguments.out)
+    pooler = pooler_beside(recipe, student, models, folders)
+    save_model(student, arguments.teacher, arguments.out, pooler)
     report["model_sha256"] = sha256_of(arguments.out / "model.safetensors")
     write_curve(arguments.curve, outcome.curve)
     write_json(arguments.report, report)
@@ -179,18 +183,31 @@ def folders_read(arguments: argparse.Namespace, params: Params) -> dict[str, Pat
     return folders
 
 
-def described(
-    recipe: Recipe, settings: Distill, plan: list[Stretch], losses: list[PhaseLoss]
-) -> dict[str, object]:
+def pooler_beside(
+    recipe: Recipe,
+    student: PreTrainedModel,
+    models: Mapping[str, PreTrainedModel],
+    folders: Mapping[str, Path],
+) -> dict[str, Tensor]:
+    """Return the pooler that goes with the layers a student began with, {} where there is none.
+
+    A masked language model has none, but BERT-PKD's students begin a task with their teacher's.
+    """
+    of = {"layers": recipe.taught_by[0], "student": getattr(recipe, "after", "")}
+    source = of.get(recipe.initialise.kind)
+    if source is None or models[source].config.model_type != student.config.model_type:
+        return {}
+    return pooler_in(folders[source])
+
+
+def described(recipe: Recipe, plan: list[Stretch], losses: list[PhaseLoss]) -> dict[str, object]:
     """Return what a report says of how its student was made."""
     return {
         "batch_sequences": plan[-1].schedule.batch_sequences if plan else 0,
-        "temperature": settings.temperature,
-        "positions": settings.positions,
         "weights": {name: weight for loss in losses for name, weight in loss.weights.items()},
         "recipe": recipe.model_dump(mode="json"),
         "phases": [
-            {"name": s.name, "num_steps": s.num_steps, "weights": loss.weights}
+            {"name": s.name, "num_steps": s.num_steps, "weights": loss.weights, **_soft(loss)}
             for s, loss in zip(plan, losses, strict=True)
         ],
         "teacher_layers": recipe.initialise.layers if recipe.initialise.kind == "layers" else [],
@@ -198,6 +215,12 @@ def described(
         "taught_by": recipe.taught_by,
         "after": getattr(recipe, "after", None),
     }
+
+
+def _soft(loss: PhaseLoss) -> dict[str, object]:
+    if loss.triple is None or "ce" not in loss.triple.weights:
+        return {}
+    return {"temperature": loss.triple.temperature, "positions": loss.triple.positions}
 
 
 def following(

@@ -142,22 +142,16 @@ def _scores(result: TaskResult) -> list[str]:
 
 def _training(story: Story) -> list[str]:
     report = story.student
-    weights = ", ".join(f"{term} {weight:g}" for term, weight in report["weights"].items())
-    layers = ", ".join(str(layer) for layer in report["teacher_layers"])
-    start = f"Made from layers {layers} of {story.teacher} (counted from 0)"
-    if not layers:
-        named = {TEACHER: story.teacher}
-        taught_by = [named.get(name, f"the student {name}") for name in report["taught_by"]]
-        start = f"Trained with {' and '.join(taught_by)} as its teacher"
-        if report["initialise"] == "student":
-            start = f"Begun from the student {report['after']}. {start}"
-    soft = ""
-    if "ce" in report["weights"]:
-        soft = (
-            f"; temperature {report['temperature']:g}, soft targets on {report['positions']} tokens"
-        )
     scale = report["recipe"]["scale_steps"]
     scaled = f" (every phase {scale:g} times as long as its recipe says)" if scale != 1 else ""
+    trained = "and not trained."
+    if report["phases"]:
+        # The stretches of a progressive phase, one for each layer, read alike.
+        losses = dict.fromkeys(_loss(phase) for phase in report["phases"])
+        trained = (
+            f"and trained in {report['num_steps']:,} steps{scaled} on {report['num_tokens']:,} "
+            f"tokens, {_taught_by(story)}. Loss: {'; then '.join(losses)}."
+        )
     heldout, before = report["heldout"], report["initial_heldout"]
     rows = [
         f"| {meaning} | {before[term]:.4f} | {heldout[term]:.4f} |"
@@ -171,10 +165,42 @@ def _training(story: Story) -> list[str]:
     table = ["| on held-out text | before | after |", "|---|---:|---:|", *rows]
     return [
         "## Training",
-        f"{start} in {report['num_steps']:,} steps{scaled} on {report['num_tokens']:,} tokens. "
-        f"Loss: {weights}{soft}. {report['num_parameters']:,} parameters.",
+        f"{_begun(story)}, {trained} {report['num_parameters']:,} parameters.",
         "\n".join(table),
     ]
+
+
+def _begun(story: Story) -> str:
+    report = story.student
+    source = _called(report["taught_by"][0], story)
+    layers = ", ".join(str(layer) for layer in report["teacher_layers"])
+    return {
+        "layers": f"Made from layers {layers} of {source} (counted from 0)",
+        "student": f"Begun from the student {report['after']}",
+        "embeddings": f"Begun with the embeddings and classifier of {source}",
+        "random": "Begun with weights at random",
+    }[report["initialise"]]
+
+
+def _taught_by(story: Story) -> str:
+    terms = {term for phase in story.student["phases"] for term in phase["weights"]}
+    if terms == {"mlm"}:
+        return "without a teacher"
+    return "taught by " + " and ".join(_called(n, story) for n in story.student["taught_by"])
+
+
+def _called(name: str, story: Story) -> str:
+    """Return what a model is to whoever reads of it elsewhere."""
+    if name == TEACHER:
+        return story.teacher
+    return f"the student {name}" if name == story.student["after"] else f"its teacher {name}"
+
+
+def _loss(phase: Mapping[str, Any]) -> str:
+    weights = ", ".join(f"{term} {weight:g}" for term, weight in phase["weights"].items())
+    if "ce" not in phase["weights"]:
+        return weights
+    return f"{weights} (ce at temperature {phase['temperature']:g} on {phase['positions']} tokens)"
 
 
 def _data(story: Story) -> list[str]:
