@@ -181,6 +181,19 @@ def test_command_says_it_for_people_and_for_programs(answer: Answer) -> None:
     assert 64 * distilbert["hours"] == pytest.approx(8.95, abs=0.06)
 
 
+def test_options_out_of_their_range_are_refused(
+    answer: Answer, caplog: pytest.LogCaptureFixture
+) -> None:
+    for options, said in {
+        "--processes 0": "--processes 0: must be greater than 0",
+        "--mfu 40": "--mfu 40: must be greater than 0 and at most 1",
+        "--tokens-per-second -3": "--tokens-per-second -3: must be greater than 0",
+    }.items():
+        with pytest.raises(SystemExit, match="2"):
+            answer(options)
+        assert said in caplog.text
+
+
 def test_a_progressive_phase_is_said_as_one_and_all_are_added_up(answer: Answer) -> None:
     options = "--profile mobilebert --corpus-tokens 4e9 --hardware H200 --processes 8"
     text = answer(options)

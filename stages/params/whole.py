@@ -41,6 +41,7 @@ class Params(Settings):
                 *self._successors_follow_someone(),
                 *self._teachers_exist(),
                 *self._what_masks_need_is_masked(),
+                *self._every_process_has_a_sequence(),
                 *self._names_exist(),
                 *self._there_is_a_baseline_to_beat(),
             ]
@@ -88,6 +89,28 @@ class Params(Settings):
                         f"{place}: phase {phase.name}: masking.fraction is 0, but {kind} is of "
                         "masked tokens"
                     )
+
+    def _every_process_has_a_sequence(self) -> Iterator[str]:
+        if self.launch.command is not None:
+            # Which says itself how many there are.
+            return
+        sizes = {}
+        if self.teacher.adapt is not None:
+            sizes["teacher.adapt"] = self.teacher.adapt.batch_sequences
+        for place, recipe in self._places():
+            for phase in recipe.phases:
+                key = (
+                    f"{place}: phase {phase.name}: schedule"
+                    if phase.schedule
+                    else "distill.schedule"
+                )
+                sizes[key] = (phase.schedule or self.distill.schedule).batch_sequences
+        for key, size in sizes.items():
+            if size < self.launch.num_processes:
+                yield (
+                    f"{key}.batch_sequences = {size} is fewer than the "
+                    f"{self.launch.num_processes} of launch.num_processes that share it"
+                )
 
     def _names_exist(self) -> Iterator[str]:
         students = (*self.students, *self.successors)

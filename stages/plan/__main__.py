@@ -12,6 +12,7 @@ share it; of other hardware each has one.
 
 import argparse
 import json
+import math
 import shutil
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from stages import params
 from stages.command import parser_for, run
+from stages.errors import SettingsError
 from stages.files import read_json
 from stages.plan.estimate import Plan, plans, together
 from stages.plan.teachers import teacher_config
@@ -31,10 +33,28 @@ CPU = "CPU"
 GIB = 2**30
 MFU_OF_A_GPU, MFU_OF_A_CPU = 0.25, 0.6
 """Shares of the peak that were measured (docs/experiments.md)."""
+LIMITS = {
+    "mfu": 1,
+    **dict.fromkeys(
+        ("processes", "corpus_tokens", "tokens_per_second", "price_per_hour"), math.inf
+    ),
+}
+"""The most that an option may be, and what is more than nothing."""
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Print the plan of every model that is trained."""
+    """Print the plan of every model that is trained.
+
+    Raises:
+        SettingsError: an option is out of its range.
+    """
+    for name, most in LIMITS.items():
+        given = getattr(arguments, name)
+        if given is not None and not 0 < given <= most:
+            bound = f" and at most {most}" if most < math.inf else ""
+            raise SettingsError(
+                f"--{name.replace('_', '-')} {given:g}: must be greater than 0{bound}"
+            )
     path = params.PROFILES / f"{arguments.profile}.yaml" if arguments.profile else params.PARAMS
     settings = params.load(path)
     num_sequences = None
