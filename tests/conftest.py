@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from stages.registry import backup
 from stages.tracking.store import Store, open_store
 from tests.registry_world import other_student, register_now, write_gate, write_world
 
@@ -85,12 +86,16 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path) -> Path:
     """The folder of a finished pipeline with an empty MLflow store, and the working folder."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    write_world(tmp_path)
-    write_gate(tmp_path)
-    (tmp_path / "mlruns").mkdir()
-    shutil.copy(empty_database, tmp_path / "mlruns" / "mlflow.db")
+    make_world(tmp_path, empty_database)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def make_world(folder: Path, empty_database: Path) -> None:
+    write_world(folder)
+    write_gate(folder)
+    (folder / "mlruns").mkdir()
+    shutil.copy(empty_database, folder / "mlruns" / "mlflow.db")
 
 
 @pytest.fixture
@@ -98,13 +103,33 @@ def store(world: Path) -> Store:
     return open_store()
 
 
+@pytest.fixture(scope="session")
+def two_registered(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
+    """A world whose student was registered, and then another; beside it, the store's backup."""
+    folder = tmp_path_factory.mktemp("registered") / "world"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        make_world(folder, empty_database)
+        patch.chdir(folder)
+        register_now(folder)
+        other_student(folder, "capital")
+        register_now(folder)
+    backup.save(folder / "mlruns", folder.parent / "store.tar")
+    shutil.rmtree(folder / "mlruns")
+    return folder
+
+
 @pytest.fixture
-def two_versions(world: Path, store: Store) -> Store:
+def two_versions(world: Path, two_registered: Path) -> Store:
     """Version 1 fills in paris, version 2 capital; none is champion."""
-    register_now(world)
-    other_student(world, "capital")
-    register_now(world)
-    return store
+    from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
+
+    # By the run's id, which copies of a store share: MLflow would write into another test's.
+    _artifact_repos_cache.clear()
+    shutil.rmtree(world / "mlruns")
+    shutil.copytree(two_registered, world, dirs_exist_ok=True)
+    backup.restore(two_registered.parent / "store.tar", world / "mlruns")
+    return open_store()
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,8 @@ from dvc.repo import Repo
 from flows import server
 from flows.ui import PORTS, mlflow_page
 from stages.command import parser_for
-from stages.registry.promotion import promote, status
+from stages.registry.transitions import promote
+from stages.registry.versions import status
 from stages.report import report
 from stages.tracking.store import open_store
 from tests.asking import ask, deployments

@@ -26,7 +26,8 @@ from flows.ui import mlflow_page
 from stages.command import parser_for
 from stages.errors import DistilleryError
 from stages.registry import history
-from stages.registry.promotion import promote, rollback, status
+from stages.registry.transitions import promote, rollback
+from stages.registry.versions import status
 from stages.tracking.store import Store, open_store
 from tests.asking import wait_until
 from tests.mishaps import ROOT, last_lines, locked, small_disk

@@ -299,3 +299,15 @@ def answer_of(uri):
 def upload_of(store, version):
     """Return the name of the folder that holds a version's files."""
     return store.client.get_model_version(MODEL, str(version)).source.rpartition("/")[2]
+
+
+def all_runs(store):
+    return store.client.search_runs([store.experiment_id("distillation")])
+
+
+def all_versions(store):
+    return store.client.search_model_versions(f"name = '{MODEL}'")
+
+
+def whole_uploads(store):
+    return store.client.search_logged_models([store.experiment_id("distillation")])

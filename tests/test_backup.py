@@ -8,7 +8,9 @@ import pytest
 from registry_world import MODEL, SHARDS_MD5, STUDENT, answer_of
 
 from stages.errors import DataError, DistilleryError
-from stages.registry import backup, promotion, trace
+from stages.registry import backup, trace
+from stages.registry.transitions import promote
+from stages.registry.versions import status
 from stages.tracking.store import CHAMPION, Store, open_store
 
 
@@ -19,7 +21,7 @@ def test_store_restored_in_another_folder_serves_its_champion(
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    promotion.promote(two_versions, MODEL, 2, reason="for the backup")
+    promote(two_versions, MODEL, 2, reason="for the backup")
     archive = world / "monday.tar"
     num_files = backup.save(world / "mlruns", archive)
     assert num_files > 10
@@ -32,14 +34,14 @@ def test_store_restored_in_another_folder_serves_its_champion(
     monkeypatch.chdir(elsewhere)
     store = open_store()
     assert answer_of(f"models:/{MODEL}@{CHAMPION}") == "capital"
-    assert promotion.status(store, MODEL)[CHAMPION].version == 2
+    assert status(store, MODEL)[CHAMPION].version == 2
     # New runs go to the new folder as well.
     assert str(elsewhere) in store.client.get_experiment_by_name("distillation").artifact_location
 
 
 @pytest.mark.slow
 def test_lineage_is_followed_both_ways(two_versions: Store) -> None:
-    promotion.promote(two_versions, MODEL, 1)
+    promote(two_versions, MODEL, 1)
     old = trace.origin(two_versions, MODEL, CHAMPION)
     assert (old.version.version, old.version.student, old.aliases) == (1, STUDENT, (CHAMPION,))
     assert old.corpus_digest == SHARDS_MD5

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from registry_world import write_curve
 from report_world import STUDENTS, TASKS, write_reports
 
 from stages.files import read_json
-from stages.registry.record import report_metrics
+from stages.registry.record import curve_points, deciding_params, report_metrics
 from stages.report.reading import load_reports
 from stages.report.summary import summarise
 
@@ -80,3 +81,26 @@ def test_a_number_that_does_not_exist_is_not_recorded(
     )
     assert not [name for name in without if name.startswith("retention")]
     assert all(isinstance(value, float) for value in without.values())
+
+
+def test_params_are_those_of_the_lineage_with_defaults_filled_in() -> None:
+    resolved = {"seed": 56, "distill": {"temperature": 9.0, "dropout": 0.1}, "gate": {"x": 1}}
+    used = {"distill": {"temperature": 2.0}, "students.s": {"teacher_layers": [0, 2]}}
+    assert deciding_params(resolved, used) == {
+        "distill.dropout": "0.1",
+        "distill.temperature": "2.0",
+        "students.s.teacher_layers": "[0, 2]",
+    }
+
+
+def test_empty_cells_of_a_curve_are_no_points(tmp_path: Path) -> None:
+    write_curve(tmp_path / "c.csv", num_steps=1)
+    points = {point.name: point.value for point in curve_points(tmp_path / "c.csv")}
+    # mlm is empty.
+    assert points == {
+        "curve/loss": 8.5,
+        "curve/ce": 1.0,
+        "curve/cos": 0.1,
+        "curve/learning_rate": 0.0005,
+        "curve/tokens_per_second": 200.0,
+    }

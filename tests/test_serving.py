@@ -7,22 +7,20 @@ from typing import Any
 import pytest
 from registry_world import MODEL
 from starlette.testclient import TestClient
+from store_kills import Killed
 from test_task_model import LABELS, write_model, write_task
 
 from stages import params
 from stages.errors import DataError, DistilleryError, GateError
 from stages.export.task_model import export_task_model
 from stages.files import read_json, write_json
-from stages.registry import classifier, promotion
+from stages.registry import classifier
 from stages.registry.serve import Champion
+from stages.registry.transitions import promote, rollback
 from stages.tracking.store import Store
 
 pytestmark = pytest.mark.slow
 CLASSIFIER = "toy-student"
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing catches it on purpose."""
 
 
 def plant_kill(patch: pytest.MonkeyPatch, write: str) -> None:
@@ -48,17 +46,17 @@ def test_a_promotion_and_a_rollback_take_the_next_request(
 ) -> None:
     with pytest.raises(DistilleryError, match="has no champion to serve"):
         Champion(two_versions, MODEL)
-    promotion.promote(two_versions, MODEL, 1)
+    promote(two_versions, MODEL, 1)
     served = Champion(two_versions, MODEL)
     server = TestClient(served)
     assert server.get("/ping").status_code == 200
     assert first_choice(server) == "paris"
-    promotion.promote(two_versions, MODEL, 2)
+    promote(two_versions, MODEL, 2)
     assert first_choice(server) == "paris"
     served.refresh()
     assert first_choice(server) == "capital"
     assert server.get("/champion").json() == {"model": MODEL, "version": 2}
-    promotion.rollback(two_versions, MODEL)
+    rollback(two_versions, MODEL)
     served.refresh()
     assert first_choice(server) == "paris"
     # A mistake of the caller's is told as such.
@@ -122,7 +120,7 @@ def test_a_classifier_is_registered_once_promoted_and_answers(store: Store, tmp_
     graph.write_bytes(b"torn")
     assert classifier.register(store, CLASSIFIER, folder, report, settings) == version
     assert (version.version, version.gate) == (1, "passed")
-    promotion.promote(store, CLASSIFIER)
+    promote(store, CLASSIFIER)
     server = TestClient(Champion(store, CLASSIFIER))
     rows = [
         {"text": "a good film", "text_pair": "the book"},
@@ -159,7 +157,7 @@ def test_a_classifier_is_registered_once_promoted_and_answers(store: Store, tmp_
     (folder / "tokenizer_config.json").write_text("{}")
     assert classifier.register(store, CLASSIFIER, folder, report, settings).gate == "failed"
     with pytest.raises(GateError, match=r"score/model.onnx: 0.0 must be at least 40.0"):
-        promotion.promote(store, CLASSIFIER)
+        promote(store, CLASSIFIER)
     (folder / "model.onnx").write_bytes(b"another")
     write_json(path, report)
     with pytest.raises(DataError, match="is not the file that the report is of"):

@@ -16,8 +16,7 @@ from typing import Any
 from stages import params
 from stages.command import log, parser_for, run
 from stages.errors import DistilleryError, SettingsError
-from stages.registry.promotion import champion
-from stages.registry.versions import Version
+from stages.registry.versions import Version, champion
 from stages.tracking.store import Store, open_store
 
 HOST = "127.0.0.1"

@@ -15,7 +15,7 @@ from stages.errors import DistilleryError
 from stages.export.card import CARD
 from stages.files import sha256_of_tree
 from stages.tracking.live import TAG_LINEAGE, TAG_STUDENT
-from stages.tracking.store import Store
+from stages.tracking.store import CHALLENGER, CHAMPION, PREVIOUS, Store
 
 TAG_EXPORT = "export_sha256"
 TAG_GATE = "gate"
@@ -121,6 +121,20 @@ def registered(store: Store, model: str) -> Any:
             "register@<student>)"
         )
     return store.client.get_registered_model(model)
+
+
+def champion(store: Store, model: str) -> Version | None:
+    """Return the version that serves, None before the first promotion."""
+    return status(store, model).get(CHAMPION)
+
+
+def status(store: Store, model: str) -> dict[str, Version]:
+    """Return the versions behind champion, previous and challenger, those that are set."""
+    if not is_registered(store, model):
+        return {}
+    found = aliases(store, model)
+    names = (CHAMPION, PREVIOUS, CHALLENGER)
+    return {name: get_version(store, model, found[name]) for name in names if name in found}
 
 
 def read_gate(store: Store, version: Version) -> dict[str, Any] | None:
