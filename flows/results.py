@@ -26,6 +26,8 @@ class Check:
     bound: str
     """The rule and its number, such as `at least 0.9`."""
     meaning: str
+    is_judged: bool
+    """Whether the verdict asks for it; else it is only reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,17 +143,23 @@ def gate_page(verdicts: Sequence[Verdict]) -> str:
 
 
 def _in_a_line(verdict: Verdict) -> str:
-    num_passed = sum(check.passed for check in verdict.checks)
+    judged = [check for check in verdict.checks if check.is_judged]
+    num_passed = sum(check.passed for check in judged)
     word = "passes" if verdict.passed else "does not pass"
-    return f"{verdict.student} {word} the gate: {num_passed} of {len(verdict.checks)} checks"
+    return f"{verdict.student} {word} the gate: {num_passed} of {len(judged)} checks"
 
 
 def _checks(verdict: Verdict) -> str:
     rows = [
-        (each.name, "passes" if each.passed else "**FAILS**", each.value, each.bound, each.meaning)
-        for each in verdict.checks
+        (each.name, _outcome(each), each.value, each.bound, each.meaning) for each in verdict.checks
     ]
     return as_markdown(("check", "", "value", "bound", "what it is"), rows, rule="---")
+
+
+def _outcome(check: Check) -> str:
+    if not check.is_judged:
+        return "not asked"
+    return "passes" if check.passed else "**FAILS**"
 
 
 def _row(
@@ -204,6 +212,7 @@ def _verdict(path: Path) -> Verdict:
             _value(check["value"]),
             f"{check['rule']} {_value(check['threshold'])}",
             check["meaning"],
+            check["rule"] != "reported",
         )
         for check in gate["checks"]
     )

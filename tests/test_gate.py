@@ -257,10 +257,17 @@ def test_bounds_are_inclusive_unless_they_say_so_and_nan_never_passes(rule, valu
 
 def test_table_shows_every_verdict():
     lines = list(
-        gate.table([Check("x", 2.0, "at least", 1.0, ""), Check("y", None, "at most", 1.0, "")])
+        gate.table(
+            [
+                Check("x", 2.0, "at least", 1.0, ""),
+                Check("y", None, "at most", 1.0, ""),
+                Check("z", 2.0, "reported", 3.0, ""),
+            ]
+        )
     )
     assert lines[0].startswith("pass  x")
     assert lines[1].startswith("FAIL  y")
+    assert lines[2].startswith("-     z")
 
 
 def test_gate_needs_no_mlflow():

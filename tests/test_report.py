@@ -175,6 +175,15 @@ def test_links_inside_the_page_lead_somewhere(reports: Path) -> None:
     assert all(link[1:] in ids for link in links if link.startswith("#"))
 
 
+def test_what_the_gate_does_not_ask_for_is_not_said_to_have_passed(reports: Path) -> None:
+    check = {"name": "speedup", "meaning": "-", "passed": True, "value": 2.0, "threshold": 1.0}
+    checks = [check | {"rule": "at least"}, check | {"rule": "reported", "name": "task_mean"}]
+    change(reports / "gate" / "distilbert.json", checks=checks)
+    text, _ = page_of(reports)
+    assert "Gate passed: 1 of 1 checks" in text
+    assert 'not asked</span></td><td>2</td><td><span class="soft">beside</span> 1' in text
+
+
 def test_hostile_text_is_shown_and_not_run(reports: Path) -> None:
     hostile = "</title></svg><script>alert('x')</script>&\""
     for model in ("teacher", *STUDENTS):
@@ -423,6 +432,7 @@ def test_elements_escape_their_text_and_attributes() -> None:
         (duration(7260), "2\u202fh 01\u202fmin"),
         (megabytes(70.04), "70.0\u202fMB"),
         (megabytes(0.0012), "1.2\u202fkB"),
+        (megabytes(0.000048), "48\u202fB"),
         (plain(True), "yes"),
         (plain(0.00041), "0.00041"),
         (plain([0, 2, 5]), "0, 2, 5"),

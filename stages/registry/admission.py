@@ -114,4 +114,8 @@ def evidence(report: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _comparison(check: dict[str, Any]) -> str:
-    return f"{check['value']} must be {check['rule']} {check['threshold']}"
+    value, bound = (
+        f"{number:.6g}" if isinstance(number, float) else str(number)
+        for number in (check["value"], check["threshold"])
+    )
+    return f"{value} must be {check['rule']} {bound}"

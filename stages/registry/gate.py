@@ -94,7 +94,8 @@ def main(arguments: argparse.Namespace) -> None:
         log.info("%s", line)
     failed = [check.name for check in checks if not check.passed]
     verdict = "passes" if passed else f"does not pass: {', '.join(failed)}"
-    log.info("%s %s (%d checks)", student, verdict, len(checks))
+    num_judged = sum(check.rule != "reported" for check in checks)
+    log.info("%s %s (%d checks)", student, verdict, num_judged)
 
 
 def collect(settings: params.Params, student: str, reports: Path, export: Path) -> Evidence:
@@ -135,10 +136,10 @@ def table(checks: list[Check]) -> Iterator[str]:
     """Yield the verdicts as aligned lines of text."""
     width = max(len(check.name) for check in checks)
     for check in checks:
-        verdict = "pass" if check.passed else "FAIL"
+        verdict = "-" if check.rule == "reported" else "pass" if check.passed else "FAIL"
         value = "none" if check.value is None else f"{check.value:.4g}"
         bound = "" if check.threshold is None else f"{check.threshold:.4g}"
-        yield f"{verdict}  {check.name:<{width}}  {value:>8}  {check.rule:<8} {bound:>8}"
+        yield f"{verdict:<4}  {check.name:<{width}}  {value:>8}  {check.rule:<8} {bound:>8}"
 
 
 def _retention(

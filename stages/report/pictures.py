@@ -209,11 +209,14 @@ def line_of(label: str, style: str, steps: Sequence[float], values: Sequence[flo
 
 def loss_curves(name: str, title: str, lines: Sequence[Line]) -> Markup:
     """Return one loss of several models, as measured (thin) and smoothed (thick), from zero."""
-    width, height = 270, 190
+    width, height = 270, 206
     x = Scale(0.0, max(line.points[-1][0] for line in lines), 32, width - 12)
     highest = max(value for line in lines for _, value in line.points)
-    y = Scale(0.0, highest * 1.06 or 1.0, height - 24, 10)
-    parts = [ground(x, y, x_ticks=3, y_ticks=4)]
+    y = Scale(0.0, highest * 1.06 or 1.0, height - 40, 10)
+    parts = [
+        ground(x, y, x_ticks=3, y_ticks=4),
+        tag("text", "steps", x=x.end, y=height - 6, text_anchor="end", class_="tick"),
+    ]
     for line in lines:
         raw = [(x(step), y(value)) for step, value in line.points]
         smooth = [(place[0], y(value)) for place, value in zip(raw, line.smooth, strict=True)]

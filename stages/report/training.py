@@ -11,9 +11,9 @@ from stages.report.sections import Model
 from stages.report.wording import words
 
 TERMS = {
-    "ce": "the teacher\u2019s soft targets",
-    "mlm": "masked tokens",
-    "cos": "direction of the hidden states",
+    "ce": "the teacher\u2019s soft targets, nats \u00d7 T\u00b2",
+    "mlm": "masked tokens, nats",
+    "cos": "direction of the hidden states, 1 \u2212 cosine",
     "hidden_states": "embeddings and layers",
     "attention_scores": "before the softmax",
     "attention_maps": "after the softmax",
@@ -62,7 +62,7 @@ def curves(reports: Reports, found: Sequence[Model]) -> list[CurvePanel]:
         for term in dict.fromkeys([*TERMS, *named])
     ]
     teacher = [model for model in found if model.is_teacher]
-    panels.append(_curve_panel(reports, "mlm", "the teacher, adapted before", teacher))
+    panels.append(_curve_panel(reports, "mlm", "the teacher, adapted before, nats", teacher))
     return [panel for panel in panels if panel.lines]
 
 

@@ -50,10 +50,13 @@ def times(value: Any) -> str:
 
 
 def megabytes(value: Any) -> str:
-    """Return a size in megabytes, or in kilobytes where it is small."""
+    """Return a size in megabytes, or in kilobytes or bytes where it is small."""
     if not is_number(value):
         return DASH
-    return f"{value:,.1f}{NARROW}MB" if value >= 0.1 else f"{1000 * value:,.1f}{NARROW}kB"
+    if value >= 0.1:
+        return f"{value:,.1f}{NARROW}MB"
+    kilobytes = 1000 * value
+    return f"{kilobytes:,.1f}{NARROW}kB" if kilobytes >= 0.1 else f"{1000 * kilobytes:.0f}{NARROW}B"
 
 
 def energy(joules: Any) -> str:
