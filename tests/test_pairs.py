@@ -1,12 +1,17 @@
-"""Next-sentence pairs, read from the rows that masked language modelling is trained on."""
+"""Pairs of segments, read from the rows that masked language modelling is trained on."""
+
+import itertools
 
 import numpy as np
+import pytest
 import torch
 
 from stages.corpus.reading import open_split
-from stages.params import Masking
+from stages.distillation.phases import Stretch, batches_of
+from stages.params import Distill, Masking, Phase
 from stages.training.batches import PairBatches
 from stages.training.pairs import sentence_pairs
+from tests.test_recipes import loss_of, padded_batch
 from tests.tiny_shards import SPECIAL, write_shards
 
 LENGTH, VOCABULARY = 24, 5000
@@ -81,9 +86,7 @@ def test_batches_of_pairs_are_functions_of_seed_and_step(tmp_path):
     batch = fresh(7)
     for name, tensor in walked(7).items():
         assert torch.equal(tensor, batch[name])
-    assert set(batch) == {
-        "input_ids", "attention_mask", "labels", "token_type_ids", "next_sentence_label"
-    }  # fmt: skip
+    assert set(batch) == {"input_ids", "attention_mask", "labels", "token_type_ids"}
     # The same rows an epoch later are other pairs.
     again = fresh(12)
     assert sorted(fresh.order.indices(7)) != sorted(fresh.order.indices(12))
@@ -91,3 +94,39 @@ def test_batches_of_pairs_are_functions_of_seed_and_step(tmp_path):
     assert int((batch["labels"] != -100).sum()) == int(
         np.ceil(0.15 * int(batch["attention_mask"].sum()))
     )
+
+
+@pytest.mark.parametrize("kind", ["soft_targets", "hidden_states", "attention_scores"])
+def test_student_and_teacher_are_told_the_segments_whatever_is_read_of_them(kind):
+    loss = loss_of({"kind": kind}).eval()
+    batch = padded_batch()
+    segments = torch.zeros_like(batch["input_ids"])
+    segments[:, 5:] = 1
+
+    def value(of_student, of_teacher):
+        """The loss where each is told of the segments, or of one."""
+        given = batch | {"token_type_ids": segments}
+        for model, told in ((loss.student, of_student), (loss.teacher.models[0], of_teacher)):
+            model.config.type_vocab_size = 2 if told else 1
+        with torch.no_grad():
+            return loss(given, loss.counts(given))[0].item()
+
+    values = [value(*told) for told in itertools.product([False, True], repeat=2)]
+    assert len(set(values)) == 4
+    one = batch | {"token_type_ids": torch.zeros_like(segments)}
+    counts = loss.counts(batch)
+    assert loss(one, counts)[0].item() == pytest.approx(loss(batch, counts)[0].item())
+
+
+def test_a_phase_of_pairs_is_made_of_them(tmp_path):
+    sequences = rows_of_sentences(tmp_path / "shards")
+    settings = Distill(
+        temperature=2, heldout_sequences=1,
+        schedule={"num_steps": 1, "batch_sequences": 8, "learning_rate": 1, "warmup_fraction": 0},
+    )  # fmt: skip
+    loss = loss_of({"kind": "mlm"})
+    for pairs in (False, True):
+        phase = Phase(name="one", objectives=[{"kind": "mlm"}], pairs=pairs)
+        stretch = Stretch("one", phase, settings.schedule, settings.masking, 1)
+        batch = batches_of(stretch, loss, sequences, settings, 3)(0)
+        assert ("token_type_ids" in batch) == pairs

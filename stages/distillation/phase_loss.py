@@ -100,6 +100,7 @@ class PhaseLoss(nn.Module):
                 self.student,
                 *inputs,
                 self.student_taps,
+                token_types_BS=batch.get("token_type_ids"),
                 to_the_end=self.triple is not None,
                 layout=layout_of(batch),
             )

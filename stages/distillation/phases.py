@@ -18,7 +18,7 @@ from stages.distillation.phase_loss import PhaseLoss, triple_of
 from stages.errors import SettingsError
 from stages.params import Distill, Masking, Phase, Recipe, Schedule
 from stages.students.heads import MaskedLM
-from stages.training.batches import Batch, MaskedBatches
+from stages.training.batches import Batch, MaskedBatches, PairBatches
 from stages.training.frozen_teacher import FrozenTeacher
 from stages.training.steps import Objective
 
@@ -72,7 +72,8 @@ def batches_of(
     # Drawing where soft targets are compared takes a third of a batch's time.
     fraction = settings.sampled_fraction if loss.samples else None
     size = stretch.schedule.batch_sequences
-    return MaskedBatches(sequences, size, seed, stretch.masking, fraction)
+    made = PairBatches if stretch.phase.pairs else MaskedBatches
+    return made(sequences, size, seed, stretch.masking, fraction)
 
 
 def phase_losses(

@@ -94,6 +94,9 @@ class Phase(Settings):
     """null takes distill.schedule."""
     masking: Masking | None = None
     """null takes distill.masking."""
+    pairs: bool = False
+    """Whether rows are read as `[CLS] A [SEP] B [SEP]` with token types, B from another row in half
+    of them: the text that BERT, TinyBERT and MobileBERT were trained on."""
     progressive: bool = False
     """MobileBERT's progressive knowledge transfer: as many stages as the student has layers, in
     each the loss of one layer alone; those below learn at a tenth of the rate."""

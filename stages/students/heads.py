@@ -53,20 +53,24 @@ def encode(
         layout: Of this batch, where it was found before.
     """
     base = model.base_model
-    if getattr(base.config, "type_vocab_size", 0) < 2:
-        token_types_BS = None
+    types = types_read(base, token_types_BS)
     mask_BS: Tensor | None = attention_mask_BS
     if can_unpad(base):
         use_own_attention(base)
         layout = layout or lay_out(attention_mask_BS)
         if not layout.is_whole:
-            return encode_unpadded(base, input_ids_BS, layout, token_types_BS)
+            return encode_unpadded(base, input_ids_BS, layout, types.get("token_type_ids"))
         mask_BS = None
-    types = {} if token_types_BS is None else {"token_type_ids": token_types_BS}
     hidden_BSD: Tensor = base(
         input_ids=input_ids_BS, attention_mask=mask_BS, **types
     ).last_hidden_state
     return hidden_BSD
+
+
+def types_read(model: PreTrainedModel, token_types_BS: Tensor | None) -> dict[str, Tensor]:
+    """Return token types as a model is given them: nothing where it has none."""
+    has_types = getattr(model.config, "type_vocab_size", 0) > 1
+    return {"token_type_ids": token_types_BS} if has_types and token_types_BS is not None else {}
 
 
 def encoder_layers(model: nn.Module) -> list[nn.Module]:

@@ -19,7 +19,7 @@ from transformers.masking_utils import sdpa_mask
 
 from stages.errors import TeacherError
 from stages.objectives.attention import Heads
-from stages.students.heads import encode, encoder_layers
+from stages.students.heads import encode, encoder_layers, types_read
 from stages.students.layout import Layout
 from stages.students.unpadding import attend_within_sequences
 
@@ -110,6 +110,7 @@ def look(
     attention_mask_BS: Tensor,
     taps: Taps,
     *,
+    token_types_BS: Tensor | None = None,
     to_the_end: bool = True,
     layout: Layout | None = None,
 ) -> Seen:
@@ -124,8 +125,10 @@ def look(
         TeacherError: as `watch`.
     """
     if taps == Taps():
-        return Seen(encode(model, input_ids_BS, attention_mask_BS, layout=layout), {}, {})
+        given = input_ids_BS, attention_mask_BS
+        return Seen(encode(model, *given, token_types_BS=token_types_BS, layout=layout), {}, {})
     inputs = {"input_ids": input_ids_BS, "attention_mask": attention_mask_BS}
+    inputs |= types_read(model, token_types_BS)
     num_layers = model.config.num_hidden_layers
     if not to_the_end and max(taps.hidden, default=0) < num_layers:
         return _look_no_further(model, inputs, taps)

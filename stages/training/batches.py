@@ -113,16 +113,12 @@ class MaskedBatches:
 
 
 class PairBatches(MaskedBatches):
-    """The same text as pairs of segments: token_type_ids (B x S) and next_sentence_label (B) too.
-
-    The label is 0 where the second segment goes on from the first, as in BERT.
-    """
+    """The same text as pairs of segments, with token_type_ids (B x S)."""
 
     def _batch(self, indices: NDArray[np.int64], rng: np.random.Generator) -> Batch:
         pairs = sentence_pairs(self.sequences, indices, rng)
         return self._masked(pairs.ids_BS, rng) | {
             "token_type_ids": torch.from_numpy(pairs.segments_BS),
-            "next_sentence_label": torch.from_numpy((~pairs.is_next_B).astype(np.int64)),
         }
 
 

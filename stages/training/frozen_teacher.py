@@ -54,8 +54,14 @@ class FrozenTeacher:
         """Return the last hidden states, and what taps ask for beside them."""
         inputs = batch["input_ids"], batch["attention_mask"]
         with self._precision():
-            model = self._in_force()[0]
-            return look(model, *inputs, taps, to_the_end=to_the_end, layout=layout_of(batch))
+            return look(
+                self._in_force()[0],
+                *inputs,
+                taps,
+                token_types_BS=batch.get("token_type_ids"),
+                to_the_end=to_the_end,
+                layout=layout_of(batch),
+            )
 
     @torch.no_grad()
     def head(self, hidden_ND: Tensor) -> Head:

@@ -1,4 +1,4 @@
-"""Pairs of segments for next-sentence prediction, made from rows when they are read.
+"""Pairs of segments, made from rows when they are read.
 
 `[CLS] A [SEP] B [SEP]`: A is the beginning of a row's text up to where a sentence begins; B is what
 follows it in every second pair, and otherwise text from another row (Devlin et al. 2019, A.1).

@@ -66,7 +66,7 @@ class TeacherStates:
     def recall(self, batch: Batch) -> Batch:
         """Return a micro-batch, still on the host, with the teacher's states if they are known."""
         digest = hashlib.sha256(self.asked_of.encode())
-        for name in ("input_ids", "attention_mask"):
+        for name in (n for n in ("input_ids", "attention_mask", "token_type_ids") if n in batch):
             digest.update(f"{name} {tuple(batch[name].shape)} ".encode())
             digest.update(batch[name].numpy().data)
         path = self.folder / f"{digest.hexdigest()}.states"
