@@ -12,14 +12,12 @@ On two processes, put `stages.training.torchrun --standalone --nproc-per-node 2 
 """
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-
-from torch import Tensor
-from transformers import PreTrainedModel
 
 from stages.command import log, parser_for, run
 from stages.corpus.reading import open_split
+from stages.distillation.folders import folders_read, pooler_beside
 from stages.distillation.phase_loss import PhaseLoss
 from stages.distillation.phases import (
     Stretch,
@@ -29,12 +27,11 @@ from stages.distillation.phases import (
     rate_factors,
     stretches,
 )
-from stages.errors import SettingsError
 from stages.files import discard, make_lasting, scratch, sha256_of, write_json
-from stages.params import TEACHER, Params, Recipe, Successor, load
+from stages.params import TEACHER, Params, Recipe, load
 from stages.students.building import build
 from stages.students.heads import num_parameters
-from stages.teacher.models import check_reads, open_teacher, pooler_in, save_model
+from stages.teacher.models import check_reads, open_teacher, save_model
 from stages.tracking.live import Training, live_curve
 from stages.training.ahead import Ahead
 from stages.training.checkpoints import CurveRow
@@ -159,45 +156,6 @@ def distill(arguments: argparse.Namespace, params: Params, processes: Processes)
     write_curve(arguments.curve, outcome.curve)
     write_json(arguments.report, report)
     discard(workspace)
-
-
-def folders_read(arguments: argparse.Namespace, params: Params) -> dict[str, Path]:
-    """Return the folders of the models that a student needs, by their names.
-
-    Raises:
-        SettingsError: there is no such student, or it comes after another whose folder is missing.
-    """
-    if arguments.student not in params.recipes:
-        raise SettingsError(
-            f"--student {arguments.student}: params.yaml has {', '.join(params.recipes)}"
-        )
-    recipe = params.recipes[arguments.student]
-    folders = {TEACHER: arguments.teacher}
-    folders |= {
-        name: arguments.teacher / name for name in params.teacher.others if name in recipe.taught_by
-    }
-    if isinstance(recipe, Successor):
-        if arguments.after is None:
-            raise SettingsError(f"--after: {arguments.student} needs the folder of {recipe.after}")
-        folders[recipe.after] = arguments.after
-    return folders
-
-
-def pooler_beside(
-    recipe: Recipe,
-    student: PreTrainedModel,
-    models: Mapping[str, PreTrainedModel],
-    folders: Mapping[str, Path],
-) -> dict[str, Tensor]:
-    """Return the pooler that goes with the layers a student began with, {} where there is none.
-
-    A masked language model has none, but BERT-PKD's students begin a task with their teacher's.
-    """
-    of = {"layers": recipe.taught_by[0], "student": getattr(recipe, "after", "")}
-    source = of.get(recipe.initialise.kind)
-    if source is None or models[source].config.model_type != student.config.model_type:
-        return {}
-    return pooler_in(folders[source])
 
 
 def described(recipe: Recipe, plan: list[Stretch], losses: list[PhaseLoss]) -> dict[str, object]:

@@ -3,6 +3,8 @@
 Layers are counted from one, and 0 is the embedding output, which is matched with itself.
 """
 
+from collections.abc import Sequence
+
 from stages.errors import SettingsError
 
 Pairs = tuple[tuple[int, int], ...]
@@ -27,22 +29,41 @@ def evenly(num_student: int, num_teacher: int, *, embeddings: bool) -> Pairs:
     return tuple((layer, layer * block) for layer in range(first, num_student + 1))
 
 
-def named(pairs: list[tuple[int, int]], num_student: int, num_teacher: int, lowest: int) -> Pairs:
-    """Return pairs as given, once they are known to exist.
+def matched(
+    given: Sequence[tuple[int, int]] | None,
+    num_student: int,
+    num_teacher: int,
+    only_layer: int | None,
+    *,
+    embeddings: bool,
+) -> tuple[Pairs, Pairs]:
+    """Return the pairs of an objective, and those of them that are of one layer of the student.
+
+    Args:
+        given: Pairs that a recipe names; None matches evenly.
+        num_student: Layers of the student.
+        num_teacher: Of the teacher.
+        only_layer: The student's layer; None is all of them.
+        embeddings: Whether the embedding output, layer 0, can be in a pair.
 
     Raises:
-        SettingsError: a layer that the student or the teacher does not have.
+        SettingsError: a layer that the student or the teacher does not have, or that does not
+            divide evenly where none is named.
     """
-    for mine, theirs in pairs:
-        for whose, layer, num_layers in (
-            ("student", mine, num_student),
-            ("teacher", theirs, num_teacher),
+    if given is None:
+        pairs = evenly(num_student, num_teacher, embeddings=embeddings)
+    else:
+        pairs = tuple(given)
+    lowest = 0 if embeddings else 1
+    for pair in pairs:
+        for whose, layer, num in zip(
+            ("student", "teacher"), pair, (num_student, num_teacher), strict=True
         ):
-            if not lowest <= layer <= num_layers:
+            if not lowest <= layer <= num:
                 raise SettingsError(
-                    f"layers names the {whose}'s layer {layer}: it has {lowest} to {num_layers}"
+                    f"layers names the {whose}'s layer {layer}: it has {lowest} to {num}"
                 )
-    return tuple(pairs)
+    return pairs, tuple(pair for pair in pairs if only_layer in (None, pair[0]))
 
 
 def patience_pairs(how: str, num_student: int, num_teacher: int) -> Pairs:

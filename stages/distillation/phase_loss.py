@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from stages.distillation.layer_terms import LayerTerm
+from stages.distillation.terms import LayerTerm
 from stages.params import Cosine, MaskedTokens, MixedLabels, ObjectiveSettings, SoftTargets, Weights
 from stages.students.heads import MaskedLM, embeddings_join_head
 from stages.students.layout import layout_of

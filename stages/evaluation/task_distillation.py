@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from stages.distillation.layer_terms import LayerTerm
+from stages.distillation.terms import LayerTerm
 from stages.evaluation.classifier import logits_of
 from stages.objectives.soft_targets import soft_target_kl, span_ce, span_kl
 from stages.params import TaskPhase

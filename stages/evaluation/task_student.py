@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedModel
 
-from stages.distillation.layer_terms import LayerTerm, layer_term
+from stages.distillation.layer_terms import layer_term
 from stages.distillation.phases import draw, hold_unreached
+from stages.distillation.terms import LayerTerm
 from stages.errors import SettingsError
 from stages.evaluation.classifier import logits_of_all
 from stages.evaluation.examples import ShuffledBatches
