@@ -18,7 +18,7 @@ from typing import Any
 from flows import own_files, registry
 from flows.environment import project_root
 from flows.graph import read_changed, read_graph
-from flows.results import REPORT, Results, as_text, read_results, turned, verdict_lines
+from flows.results import Results, read_results, report_line, result_lines
 from stages import params
 from stages.command import log, parser_for, run
 from stages.errors import DistilleryError
@@ -97,22 +97,11 @@ def show(root: Path, aliases: Aliases) -> None:
 
 def closing_words(root: Path, results: Results, aliases: Aliases, width: int) -> list[str]:
     """Return the results of a demo as lines for a terminal of `width` columns."""
-    table = as_text(results.header, results.rows)
-    if max(map(len, table.splitlines())) > width:
-        # Too wide for the terminal: a model per column instead of a model per row.
-        table = as_text(*turned(results.header, results.rows))
     return [
-        "",
-        f"Results of profile {results.profile}",
-        "",
-        table,
-        "",
-        *results.notes,
-        "",
-        *verdict_lines(results.verdicts),
+        *result_lines(results, width),
         *_champion_lines(aliases),
         "",
-        f"Report:  {root / REPORT} (open it in a browser)",
+        report_line(root),
         "Pages:   make ui (Prefect on http://127.0.0.1:4200, MLflow on http://127.0.0.1:5000)",
         "Next:    change a setting in params.yaml and run make demo again: only what depends on "
         "it runs.",

@@ -10,6 +10,7 @@ DVC decides whether a stage runs, this flow decides when. After it `dvc status` 
 
 import argparse
 import logging
+import shutil
 import subprocess
 import sys
 import threading
@@ -43,6 +44,7 @@ from flows.graph import (
     read_strays,
 )
 from flows.records import report_outcome, with_server
+from flows.results import Results, read_results, report_line, result_lines
 from flows.slots import Slots, Stopped, gpus
 from flows.stage_process import StageResult, run_stage
 from flows.warm_dvc import WarmDvc
@@ -304,6 +306,16 @@ def main(arguments: argparse.Namespace) -> None:
                 "ended are kept, and the same command goes on once it is back"
             ) from error
     logging.getLogger("distillery").info("took %.0f s", time.monotonic() - started)
+    if not arguments.target and (results := read_results(root)) is not None:
+        print("\n".join(closing_words(root, results)))
+
+
+def closing_words(root: Path, results: Results) -> list[str]:
+    """Say what came out and where it is, and how the student is promoted if it may be."""
+    lines = [*result_lines(results, shutil.get_terminal_size().columns), "", report_line(root)]
+    if any(verdict.passed for verdict in results.verdicts):
+        lines.append('Promote: python -m flows.promotion promote --reason "..."')
+    return lines
 
 
 def _parser(names: Sequence[str] = ()) -> argparse.ArgumentParser:

@@ -124,6 +124,29 @@ def turned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[Any, A
     return first, others
 
 
+def result_lines(results: Results, width: int) -> list[str]:
+    """Return the results and the gate's verdicts as lines for a terminal of `width` columns."""
+    table = as_text(results.header, results.rows)
+    if max(map(len, table.splitlines())) > width:
+        # Too wide for the terminal: a model per column instead of a model per row.
+        table = as_text(*turned(results.header, results.rows))
+    return [
+        "",
+        f"Results of profile {results.profile}",
+        "",
+        table,
+        "",
+        *results.notes,
+        "",
+        *verdict_lines(results.verdicts),
+    ]
+
+
+def report_line(root: Path) -> str:
+    """Say where the page is."""
+    return f"Report:  {root / REPORT} (open it in a browser)"
+
+
 def verdict_lines(verdicts: Sequence[Verdict]) -> list[str]:
     """Say each student's verdict in one line, and each check it fails in one more."""
     lines = []

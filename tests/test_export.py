@@ -387,5 +387,5 @@ def test_a_card_without_a_training_report_has_no_training_part(exported: SimpleN
     card = (exported.out / "README.md").read_text()
     assert "## Training" not in card
     # As this tokenizer writes it.
-    assert "Returns the <mask> of the array." in card
+    assert "He put the <mask> on the table." in card
     assert "| model.int8.onnx |" in card

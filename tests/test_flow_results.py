@@ -1,12 +1,13 @@
 """What the end of a run shows: tables for people, from the reports alone."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flows import demo
+from flows import demo, distillation
 from flows.artifacts import results_page
 from flows.results import Results, as_markdown, as_text, read_results, verdict_lines
 from stages.files import write_json
@@ -145,6 +146,16 @@ def test_the_demo_says_who_serves_and_what_could_instead(reports: Path, results:
     assert "Champion: student version 1 (small)" in words
     assert any(line.startswith("Challenger: student version 2 (small); make it") for line in words)
     assert any(str(reports / "reports" / "report.html") in line for line in words)
+
+
+def test_a_run_ends_with_its_results_and_says_how_to_promote_what_may_be(
+    reports: Path, results: Results
+) -> None:
+    words = distillation.closing_words(reports, results)
+    assert "small does not pass the gate: 1 of 2 checks" in words
+    assert words[-1].endswith("reports/report.html (open it in a browser)")
+    passed = replace(results, verdicts=(replace(results.verdicts[0], passed=True),))
+    assert distillation.closing_words(reports, passed)[-1].startswith("Promote: python -m flows.p")
 
 
 def test_a_demo_with_nothing_to_do_starts_nothing_and_shows_the_results(

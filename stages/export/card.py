@@ -118,7 +118,7 @@ def _what_it_is(config: Mapping[str, Any], result: TaskResult | None) -> str:
 
 def _use(result: TaskResult | None, mask: str) -> list[str]:
     pipeline = "text-classification" if result else "fill-mask"
-    given = '"A text of your own."' if result else f'"Returns the {mask} of the array."'
+    given = '"A text of your own."' if result else f'"He put the {mask} on the table."'
     if result and result.is_pair:
         given = '{"text": "A text of your own.", "text_pair": "And another."}'
     return [
@@ -205,15 +205,19 @@ def _loss(phase: Mapping[str, Any]) -> str:
 
 def _data(story: Story) -> list[str]:
     counted = story.corpus
-    dropped = sum(counted["dropped"].values())
+    num_dropped = sum(counted["dropped"].values())
+    dropped = (
+        f"{num_dropped:,} of the documents read were dropped, each with a reason."
+        if num_dropped
+        else "No document was dropped."
+    )
     sources = [f"- {source.name}: {source.licence}" for source in story.sources]
     return [
         "## Data",
         f"{counted['num_documents']['train']:,} documents, "
         f"{counted['num_characters']['train']:,} characters of training text; "
-        f"{counted['num_documents']['heldout']:,} documents are held out. {dropped:,} of the "
-        "documents read were dropped, each with a reason. The text is not part of this model's "
-        "files:",
+        f"{counted['num_documents']['heldout']:,} documents are held out. {dropped} "
+        "The text is not part of this model's files:",
         "\n".join(sources),
     ]
 
@@ -238,7 +242,7 @@ def _cost_row(what: str, report: Mapping[str, Any]) -> str:
 
 def _files(report: Mapping[str, Any], result: TaskResult | None) -> list[str]:
     rows = [
-        f"| {file} | {entry['megabytes']:.1f} MB |"
+        f"| {file} | {_size(entry['megabytes'])} |"
         for file, entry in sorted(report["files"].items())
     ]
     fp32, int8 = report["fp32"], report["int8"]
@@ -256,6 +260,10 @@ def _files(report: Mapping[str, Any], result: TaskResult | None) -> list[str]:
         f"{_types(report)}) and give `logits`. Measured against PyTorch on {text}: fp32 differs by "
         f"{fp32['max_logit_difference']:.1e} at most{same}.",
     ]
+
+
+def _size(megabytes: float) -> str:
+    return f"{megabytes:.1f} MB" if megabytes >= 0.1 else f"{1000 * megabytes:.1f} kB"
 
 
 def _types(report: Mapping[str, Any]) -> str:
