@@ -169,6 +169,20 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
         started(monkeypatch, Launch(micro_batch_sequences=1, num_processes=3))
 
 
+@pytest.fixture
+def joining(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """torchrun's only worker; yields what the launcher is told in."""
+    monkeypatch.setattr(processes, "_die_with", lambda launcher: None)
+    for name, value in {
+        "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0", EXIT_CODE: str(tmp_path / "told"),
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    handler = signal.getsignal(signal.SIGTERM)
+    yield tmp_path / "told"
+    signal.signal(signal.SIGTERM, handler)
+
+
 @pytest.mark.parametrize(
     ("error", "told", "stops"),
     [
@@ -181,20 +195,26 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     ],
 )
 def test_what_a_restart_cannot_mend_is_told_to_the_launcher(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception, told: str, stops: bool
+    monkeypatch: pytest.MonkeyPatch, joining: Path, error: Exception, told: str, stops: bool
 ) -> None:
-    asked: list[int] = []
-    monkeypatch.setattr(processes, "_die_with", lambda launcher: None)
-    monkeypatch.setattr(processes, "_start_no_more", asked.append)
-    for name, value in {
-        "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "0", EXIT_CODE: str(tmp_path / "told"),
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr("os.kill", lambda *given: asked.append(given))
     with pytest.raises(type(error)), joined_processes():
         raise error
-    assert (tmp_path / "told").read_text() == told
-    assert len(asked) == stops
+    assert joining.read_text() == told
+    assert asked == ([(os.getppid(), signal.SIGTERM)] if stops else [])
+
+
+@pytest.mark.parametrize("error", [Interrupted("as asked"), RuntimeError("connection closed")])
+def test_why_all_processes_end_is_said_by_one_of_them(joining: Path, error: Exception) -> None:
+    def ends() -> None:
+        with joined_processes():
+            # As another process of this machine would.
+            joining.write_text("75")
+            raise error
+
+    with pytest.raises(SystemExit, match="75"):
+        ends()
 
 
 @pytest.fixture

@@ -33,19 +33,18 @@ def naming_the_batch(
     Args:
         batches: What is trained on.
         workspace: Where checkpoints may be and the rows are written; None: all are said.
-        processes: The first one says it.
+        processes: The first one writes; any may be the one that is heard.
     """
     try:
         yield
     except NotFiniteError as error:
-        if not processes.is_first:
-            raise
         said, rows = [str(error)], rows_of(batches, error.step - 1)
         if rows and workspace is None:
             said.append(f"The batch was rows {_listed(rows)} of what is trained on")
         elif rows and workspace is not None:
             file = workspace / "not-finite.json"
-            write_json(file, {"step": error.step, "term": error.term, "rows": rows})
+            if processes.is_first:
+                write_json(file, {"step": error.step, "term": error.term, "rows": rows})
             shown = _listed(rows[:NUM_SHOWN]) + (", ..." if len(rows) > NUM_SHOWN else "")
             said.append(f"The batch was rows {shown} of what is trained on (all in {file})")
         if workspace is not None and checkpoints_in(workspace):

@@ -128,7 +128,11 @@ def start_processes(launch: "Launch") -> None:
 
 @contextmanager
 def joined_processes() -> Iterator[Processes]:
-    """Join the processes that torchrun started, or be the only one, for the length of a block."""
+    """Join the processes that torchrun started, or be the only one, for the length of a block.
+
+    Raises:
+        SystemExit: another process of this machine has said why all of them end.
+    """
     if "RANK" not in os.environ:
         yield Processes(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         return
@@ -152,11 +156,16 @@ def joined_processes() -> Iterator[Processes]:
         # Settings and data are the same after a restart, and so is a full disk.
         code = getattr(error, "exit_code", 1)
         if isinstance(error, DistilleryError) or (isinstance(error, OSError) and error.filename):
-            # Asked twice, torchrun would complain.
-            if _tells_first(told, code) and not isinstance(error, Interrupted):
-                _start_no_more(launcher)
+            if not _tells_first(told, code):
+                raise SystemExit(code) from None
+            # torchrun answers, and ends what it was asked to end, with a SIGTERM to every worker:
+            # this one has a message to print first.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            if not isinstance(error, Interrupted):
+                # After a restart the workers would only fail with the same message.
+                os.kill(launcher, signal.SIGTERM)
         elif isinstance(error, RuntimeError) and told and (said := told.read_text("ascii")):
-            # Another process has said why all of them end. This one met no more than its absence.
+            # It met no more than the absence of one that has said why.
             raise SystemExit(int(said)) from None
         raise
     finally:
@@ -187,10 +196,3 @@ def _tells_first(told: Path | None, exit_code: int) -> bool:
         if is_first:
             told.write_text(str(exit_code), encoding="ascii")
     return is_first
-
-
-def _start_no_more(launcher: int) -> None:
-    """Tell torchrun to stop: after a restart the workers would only fail with the same message."""
-    # It answers with a SIGTERM to every worker; this one has a message to print first.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.kill(launcher, signal.SIGTERM)
