@@ -15,7 +15,7 @@ from stages.errors import DataError, DistilleryError, GateError
 from stages.export.task_model import export_task_model
 from stages.files import read_json, write_json
 from stages.registry import classifier
-from stages.registry.serve import Champion
+from stages.registry.serve import Champion, listen
 from stages.registry.transitions import promote, rollback
 from stages.tracking.store import Store
 
@@ -48,6 +48,7 @@ def test_a_promotion_and_a_rollback_take_the_next_request(
         Champion(two_versions, MODEL)
     promote(two_versions, MODEL, 1)
     served = Champion(two_versions, MODEL)
+    assert str(served) == f"{MODEL} version 1"
     server = TestClient(served)
     assert server.get("/ping").status_code == 200
     assert first_choice(server) == "paris"
@@ -76,6 +77,13 @@ def test_a_promotion_and_a_rollback_take_the_next_request(
         graph.write_bytes(b"torn")
     refreshed_once(served, caplog)
     assert first_choice(server) == "paris"
+
+
+def test_a_port_that_is_taken_is_refused_before_a_model_is_loaded() -> None:
+    with listen(0) as listening:
+        port = listening.getsockname()[1]
+        with pytest.raises(DistilleryError, match=rf"port {port} of .* give another: --port N"):
+            listen(port)
 
 
 def refreshed_once(served: Champion, caplog: pytest.LogCaptureFixture) -> None:

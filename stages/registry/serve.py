@@ -10,6 +10,8 @@ version that does not load is said in the log, and the old one goes on.
 
 import argparse
 import json
+import os
+import socket
 import threading
 from typing import Any
 
@@ -39,6 +41,11 @@ class Champion:
             )
         self._store, self._model = store, model
         self._serving = found, _application(found)
+
+    def __str__(self) -> str:
+        """Return which version answers."""
+        version = self._serving[0]
+        return f"{version.model} version {version.version}"
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request with the version that is champion when it comes in."""
@@ -70,6 +77,21 @@ class Champion:
                 log.warning("version %d goes on: %s: %s", version, type(error).__name__, error)
 
 
+def listen(port: int) -> socket.socket:
+    """Return a socket on loopback.
+
+    Raises:
+        DistilleryError: the port is taken, or may not be had.
+    """
+    try:
+        return socket.create_server((HOST, port))
+    except (OSError, OverflowError) as error:
+        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
+        raise DistilleryError(
+            f"port {port} of {HOST} cannot be had ({why}); give another: --port N"
+        ) from error
+
+
 def _application(version: Version) -> Any:
     import mlflow
     from mlflow.pyfunc import scoring_server
@@ -89,14 +111,19 @@ def main(arguments: argparse.Namespace) -> None:
 
     if arguments.every_seconds <= 0:
         raise SettingsError(f"--every-seconds {arguments.every_seconds:g}: must be more than 0")
+    # Before the model is loaded: where the port is taken, all of that would be for nothing.
+    listening = listen(arguments.port)
     served = Champion(open_store(), arguments.model or params.load().registry.model_name)
-    log.info("http://%s:%d/invocations", HOST, arguments.port)
+    log.info(
+        "%s answers at http://%s:%d/invocations; Ctrl-C stops it", served, HOST, arguments.port
+    )
     stopped = threading.Event()
     refresher = threading.Thread(
         target=served.keep_fresh, args=(arguments.every_seconds, stopped), daemon=True
     )
     refresher.start()
-    uvicorn.run(served, host=HOST, port=arguments.port, lifespan="off", log_level="warning")
+    server = uvicorn.Server(uvicorn.Config(served, lifespan="off", log_level="warning"))
+    server.run(sockets=[listening])
     stopped.set()
 
 
