@@ -6,9 +6,9 @@ import pytest
 from prefect.client.schemas import State
 from prefect.states import Failed
 
-from flows.distillation import StageKilled, is_worth_a_retry, state_of
 from flows.graph import DvcBusy, Passing
 from flows.stage_process import Outcome, StageResult
+from flows.stage_task import StageKilled, is_worth_a_retry, state_of
 
 
 def ended(outcome: Outcome, code: int = 255, *, was_cancelled: bool = False) -> State[Any]:

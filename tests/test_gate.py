@@ -12,7 +12,7 @@ from registry_world import STUDENT, settings, write_export_report, write_world
 from stages.errors import DataError, SettingsError
 from stages.files import read_json
 from stages.registry import gate
-from stages.registry.gate import Check
+from stages.registry.checks import Check
 
 ALL_CHECKS = [
     "retention",

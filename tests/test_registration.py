@@ -24,7 +24,7 @@ from store_kills import Killed, end_fluent_run, plant_kill
 from stages import params
 from stages.errors import DataError, DistilleryError, GateError
 from stages.files import read_json
-from stages.registry import register
+from stages.registry.record import collect
 from stages.registry.transitions import promote
 from stages.registry.versions import aliases
 from stages.tracking.store import CHALLENGER, CHAMPION
@@ -111,7 +111,7 @@ def test_gate_that_judged_other_files_is_refused(world):
     export = world / "models" / "export" / STUDENT
     (export / "config.json").write_text('{"max_position_embeddings": 8}')
     with pytest.raises(DataError, match=r"judged other files .* run: dvc repro gate@distilbert"):
-        register.collect(params.load(), STUDENT, world / "reports", export)
+        collect(params.load(), STUDENT, world / "reports", export)
 
 
 def test_files_that_were_deleted_come_back_when_the_student_is_registered_again(

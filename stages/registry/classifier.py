@@ -19,7 +19,7 @@ from stages.command import log, parser_for, run
 from stages.errors import DataError
 from stages.export.card import PYTORCH
 from stages.files import read_json, sha256_of
-from stages.registry.gate import Check
+from stages.registry.checks import Check
 from stages.registry.upload import classify, logged_model, mend_upload, run_of_lineage
 from stages.registry.versions import (
     TAG_EXPORT,

@@ -1,6 +1,6 @@
-"""What an MLflow run says about a student: parameters, metrics and curve, from plain files.
+"""What MLflow is told of a student: parameters, metrics and curve, read from plain files.
 
-Pure: reads no store and imports no mlflow. A number has the name it has in its report.
+Knows no store and imports no mlflow. A number has the name it has in its report.
 """
 
 import csv
@@ -10,6 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages import params
+from stages.errors import DataError
+from stages.export.card import CARD
+from stages.files import read_json
+from stages.lineage import GitState, Lineage, git_state, lineage_of
+from stages.registry.versions import export_digest
 from stages.tracking.live import CURVE
 
 COST = (
@@ -31,6 +37,65 @@ class Point:
     name: str
     step: int
     value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Everything that goes into the store, read and checked before the store is touched."""
+
+    settings: params.Params
+    lineage: Lineage
+    git: GitState
+    export: Path
+    export_sha256: str
+    gate: dict[str, Any]
+    training: dict[str, Any]
+    metrics: dict[str, float]
+    curve: Path
+    files: tuple[Path, ...]
+    """Artifacts of the run, those that exist."""
+
+    @property
+    def student(self) -> str:
+        """The student's name."""
+        return self.lineage.student
+
+
+def collect(settings: params.Params, student: str, reports: Path, export: Path) -> Record:
+    """Read what is to be recorded.
+
+    Raises:
+        DataError: a file is missing, or the gate judged other files than those exported now.
+    """
+    lineage = lineage_of(student)
+    gate = read_json(reports / "gate" / f"{student}.json")
+    export_sha256 = export_digest(export)
+    if gate["export_sha256"] != export_sha256:
+        raise DataError(
+            f"{reports}/gate/{student}.json judged other files than {export} holds now; "
+            f"run: dvc repro gate@{student}"
+        )
+    training = read_json(reports / "students" / f"{student}.json")
+    summary = read_json(reports / "summary.json")
+    speed = read_json(reports / "speed.json")
+    files = (
+        reports / "report.html",
+        reports / "summary.json",
+        params.PARAMS,
+        export / CARD,
+    )
+    return Record(
+        settings=settings,
+        lineage=lineage,
+        git=git_state(),
+        export=export,
+        export_sha256=export_sha256,
+        gate=gate,
+        training=training,
+        metrics=report_metrics(student, summary, training, speed, gate),
+        curve=reports / "curves" / f"{student}.csv",
+        files=tuple(path for path in files if path.is_file()),
+    )
 
 
 def deciding_params(settings: Mapping[str, Any], used: Mapping[str, Any]) -> dict[str, str]:

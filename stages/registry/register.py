@@ -10,22 +10,19 @@ again and there is still one run and one version (docs/registry.md).
 
 import argparse
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stages import params
 from stages.command import log, parser_for, run
-from stages.errors import DataError
 from stages.export.card import CARD
-from stages.files import read_json, write_json
-from stages.lineage import CORPUS, GitState, Lineage, git_state, lineage_of
-from stages.registry.record import curve_points, deciding_params, report_metrics
+from stages.files import write_json
+from stages.lineage import CORPUS
+from stages.registry.record import Record, collect, curve_points, deciding_params
 from stages.registry.upload import fill_mask, logged_model, mend_upload, run_of_lineage
 from stages.registry.versions import (
     TAG_EXPORT,
     TAG_GATE,
-    export_digest,
     find_version,
     gate_artifact,
 )
@@ -42,28 +39,6 @@ TAG_CURVE = "curve_recorded"
 PARAMS_PER_BATCH = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """Everything that goes into the store, read and checked before the store is touched."""
-
-    settings: params.Params
-    lineage: Lineage
-    git: GitState
-    export: Path
-    export_sha256: str
-    gate: dict[str, Any]
-    training: dict[str, Any]
-    metrics: dict[str, float]
-    curve: Path
-    files: tuple[Path, ...]
-    """Artifacts of the run, those that exist."""
-
-    @property
-    def student(self) -> str:
-        """The student's name."""
-        return self.lineage.student
-
-
 def main(arguments: argparse.Namespace) -> None:
     """Register one student and write where it is."""
     record = collect(params.load(), arguments.student, arguments.reports, arguments.export)
@@ -78,43 +53,6 @@ def main(arguments: argparse.Namespace) -> None:
         registration["model_name"],
         CHALLENGER,
         registration["run_id"],
-    )
-
-
-def collect(settings: params.Params, student: str, reports: Path, export: Path) -> Record:
-    """Read what is to be recorded.
-
-    Raises:
-        DataError: a file is missing, or the gate judged other files than those exported now.
-    """
-    lineage = lineage_of(student)
-    gate = read_json(reports / "gate" / f"{student}.json")
-    export_sha256 = export_digest(export)
-    if gate["export_sha256"] != export_sha256:
-        raise DataError(
-            f"{reports}/gate/{student}.json judged other files than {export} holds now; "
-            f"run: dvc repro gate@{student}"
-        )
-    training = read_json(reports / "students" / f"{student}.json")
-    summary = read_json(reports / "summary.json")
-    speed = read_json(reports / "speed.json")
-    files = (
-        reports / "report.html",
-        reports / "summary.json",
-        params.PARAMS,
-        export / CARD,
-    )
-    return Record(
-        settings=settings,
-        lineage=lineage,
-        git=git_state(),
-        export=export,
-        export_sha256=export_sha256,
-        gate=gate,
-        training=training,
-        metrics=report_metrics(student, summary, training, speed, gate),
-        curve=reports / "curves" / f"{student}.csv",
-        files=tuple(path for path in files if path.is_file()),
     )
 
 
