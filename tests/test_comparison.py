@@ -10,7 +10,7 @@ import pytest
 
 from stages.errors import DataError
 from stages.report.comparison import main, pareto, read_rows, table
-from stages.report.pictures import Point, score_against
+from stages.report.scatter import Point, score_against
 from tests.conftest import ROOT
 from tests.report_world import STUDENTS, TASKS, finetune_report, put, write_reports
 

@@ -20,7 +20,7 @@ from stages.command import log, parser_for, run
 from stages.errors import DataError
 from stages.files import read_json, write_text
 from stages.params import TEACHER
-from stages.report.pictures import Point, front, score_against
+from stages.report.scatter import Point, front, score_against
 from stages.report.svg import tag
 
 PYTORCH = "PyTorch"

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from stages.params import TEACHER
-from stages.report.pictures import Lane, Point, score_against, seed_dots
+from stages.report.pictures import Lane, seed_dots
 from stages.report.published import COLUMNS, ROWS, Published
 from stages.report.reading import Json, Reports, smallest_batch
+from stages.report.scatter import Point, score_against
 from stages.report.summary import retention
 from stages.report.wording import count, fixed, percent
 
