@@ -15,6 +15,7 @@ from unittest import mock
 import pytest
 import yaml
 from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig
 
 from stages.command import parser_for
@@ -246,6 +247,33 @@ def test_launcher_that_is_signalled_ends_as_its_workers_do(
 
     monkeypatch.setattr("torch.distributed.run.main", signalled)
     assert launcher.main() == code
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "told", "code", "said"),
+    [
+        (-9, "", 1, "process 1 was ended by SIGKILL, and no restart is left"),
+        (1, "", 1, "process 1 failed (1), and no restart is left"),
+        (75, "75", 75, ""),
+    ],
+)
+def test_launcher_whose_workers_fail_too_often_says_so_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+    own_environment: None,
+    caplog: pytest.LogCaptureFixture,
+    exit_code: int,
+    told: str,
+    code: int,
+    said: str,
+) -> None:
+    def failed() -> None:
+        Path(os.environ[EXIT_CODE]).write_text(told)
+        failure = ProcessFailure(local_rank=1, pid=1, exitcode=exit_code, error_file="")
+        raise ChildFailedError("distill", {1: failure})
+
+    monkeypatch.setattr("torch.distributed.run.main", failed)
+    assert launcher.main() == code
+    assert said in caplog.text
 
 
 def test_launch_command_is_given_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import tempfile
 
 from torch.distributed import run
 from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from stages.command import log, start_logging
 from stages.training.processes import EXIT_CODE, LAUNCHER
@@ -37,12 +38,25 @@ def main() -> int:
         os.environ |= {LAUNCHER: str(os.getpid()), EXIT_CODE: told.name}
         try:
             run.main()
-        except SignalException as error:
+        except (SignalException, ChildFailedError) as error:
             if code := told.read():
                 return int(code)
-            log.error("stopped by %s before a checkpoint was written", error.sigval.name)
+            log.error("%s", _why(error))
             return 1
     return 0
+
+
+def _why(error: SignalException | ChildFailedError) -> str:
+    """Say why torchrun ended where no worker has."""
+    if isinstance(error, SignalException):
+        return f"stopped by {error.sigval.name} before a checkpoint was written"
+    rank, failure = error.get_first_failure()
+    killed = failure.exitcode < 0
+    how = f"was ended by {failure.signal_name()}" if killed else f"failed ({failure.exitcode})"
+    return (
+        f"process {rank} {how}, and no restart is left (launch.max_restarts); once that is mended, "
+        "the same command goes on from the last checkpoint"
+    )
 
 
 if __name__ == "__main__":
