@@ -86,8 +86,7 @@ def tuned(model: Path, task: Path, chosen: params.Params | None = None) -> dict[
     return finetune(model, task, chosen or settings(), ALONE, REPORT, ANSWERS)
 
 
-@pytest.mark.parametrize("regression", [False, True])
-@pytest.mark.parametrize("pair", [False, True])
+@pytest.mark.parametrize(("regression", "pair"), [(False, False), (True, True)])
 def test_learnable_task_is_learnt_with_every_seed(
     model: Path, tmp_path: Path, regression: bool, pair: bool
 ) -> None:

@@ -309,11 +309,7 @@ def test_number_of_steps_follows_epochs_or_is_given() -> None:
 def test_graph_of_every_profile_is_complete(
     tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """DVC plans every stage of a profile, in a workspace that has nothing yet: `dvc repro --dry`.
-
-    With --force, because a dry run otherwise looks for cached results of stages whose inputs are
-    not there yet, and stops.
-    """
+    """DVC has every stage of a profile in its graph, in a workspace that has nothing yet."""
     from dvc.repo import Repo
 
     for name in ("dvc.yaml", "requirements.lock"):
@@ -322,7 +318,9 @@ def test_graph_of_every_profile_is_complete(
     shutil.copy(path, tmp_path / "params.yaml")
     monkeypatch.chdir(tmp_path)
     with Repo.init(no_scm=True) as repo:
-        planned = {stage.addressing for stage in repo.reproduce(dry=True, force=True)}
+        # As `dvc repro` does first: no output of two stages, no circle.
+        repo.index.check_graph()
+        planned = {stage.addressing for stage in repo.index.stages}
     settings = params.load(path)
     for stage in ("curate", "shards", "expectations", "teacher", "speed", "report"):
         assert stage in planned

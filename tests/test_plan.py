@@ -195,7 +195,7 @@ def test_options_out_of_their_range_are_refused(
 
 
 def test_a_progressive_phase_is_said_as_one_and_all_are_added_up(answer: Answer) -> None:
-    options = "--profile mobilebert --corpus-tokens 4e9 --hardware H200 --processes 8"
+    options = "--profile mobilebert --corpus-tokens 4e9 --hardware T4 --processes 8"
     text = answer(options)
     said = "mobilebert, transfer, 24 layers one after another: 36.6 M parameters, 240,000 steps"
     assert text.count(f"\n{said}") == 1
@@ -207,5 +207,4 @@ def test_a_progressive_phase_is_said_as_one_and_all_are_added_up(answer: Answer)
     assert first == pytest.approx(last / 24)
     in_all = 8 * sum(model["hours"] for model in models)
     assert f"{in_all:.2f} device-hours\n" in text.split("in all:")[-1]
-    too_large = answer(options.replace("H200", "T4"))
-    assert "of the 14.9 of T4: too much, lower launch.micro_batch_sequences\n" in too_large
+    assert "of the 14.9 of T4: too much, lower launch.micro_batch_sequences\n" in text
