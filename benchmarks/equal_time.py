@@ -18,7 +18,7 @@ import torch
 import yaml
 from transformers import PreTrainedModel
 
-from benchmarks.distillation import CLOCKS
+from benchmarks.contest import CLOCKS
 from benchmarks.quality import parser_of_corpora
 from stages import params
 from stages.corpus.reading import Sequences, open_split

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.distillation import (
+from benchmarks.contest import (
     MASKING,
     SAMPLED_FRACTION,
     Contest,

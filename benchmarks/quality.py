@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.distillation import CLOCKS, add_clock
+from benchmarks.contest import CLOCKS, add_clock
 from benchmarks.published_step import PublishedStep
 from stages.command import parser_for
 from stages.corpus.reading import open_split

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from benchmarks.distillation import CLOCKS, add_clock
+from benchmarks.contest import CLOCKS, add_clock
 from stages.command import parser_for
 from stages.evaluation.classifier import open_classifier
 from stages.evaluation.examples import ShuffledBatches, read_examples

@@ -15,16 +15,15 @@ import tempfile
 from pathlib import Path
 
 import torch
-from transformers import BertConfig, BertForMaskedLM
 
-from benchmarks.distillation import (
+from benchmarks.contest import (
     CLOCKS,
     MODELS,
     TEMPERATURE,
-    VOCABULARY,
     WEIGHTS,
     add_clock,
     parser_of_steps,
+    random_teacher,
     sequences,
     shape_of,
 )
@@ -45,16 +44,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Measure and print."""
     logging.disable(logging.INFO)
     shape, num_steps = shape_of(arguments), arguments.steps
-    torch.manual_seed(0)
-    teacher = BertForMaskedLM(
-        BertConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=shape.width,
-            num_hidden_layers=shape.teacher_layers,
-            num_attention_heads=shape.heads,
-            intermediate_size=shape.inner,
-        )
-    )
+    teacher = random_teacher(shape)
     recipe = Student(teacher_layers=MODELS[arguments.shape]["student"], weights=WEIGHTS).recipe()
     settings = Distill.model_validate(
         {
