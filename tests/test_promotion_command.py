@@ -24,7 +24,14 @@ def answer(capsys, *arguments):
 
 
 @pytest.mark.slow
-def test_every_command_answers_in_json(two_versions, capsys):
+def test_every_command_answers_in_json(two_versions, capsys, caplog):
+    caplog.set_level("INFO", "distillery")
+    answer(capsys, "status")
+    # The first has no alias any more, and can be promoted by its number all the same.
+    assert [record.message.split()[:3] for record in caplog.records] == [
+        ["challenger", "version", "2"],
+        ["-", "version", "1"],
+    ]
     promoted = answer(capsys, "promote", "--version", "1", "--reason", "why not")
     assert promoted["message"] == f"{MODEL} version 1 ({STUDENT}) is the champion, the first one"
     assert answer(capsys, "promote", "--dry-run")["changed"] is False

@@ -27,6 +27,7 @@ from stages.files import read_json
 from stages.registry.record import collect
 from stages.registry.transitions import promote
 from stages.registry.versions import aliases
+from stages.tracking.live import TAG_STUDENT
 from stages.tracking.store import CHALLENGER, CHAMPION
 
 pytestmark = pytest.mark.slow
@@ -178,3 +179,21 @@ def test_killed_between_any_two_writes_and_rerun_leaves_one_run_and_one_version(
     # Every write was once the one that died.
     assert rounds == len(writes) + 1
     assert rounds > 15
+
+
+def test_the_champion_that_is_registered_again_leaves_another_student_its_challenger(
+    two_versions, world
+):
+    """Two students are exported, one of them new: both are registered, in either order."""
+    two_versions.client.set_model_version_tag(MODEL, "1", TAG_STUDENT, "mlm_only")
+    two_versions.client.set_registered_model_alias(MODEL, CHALLENGER, "1")
+    two_versions.client.set_registered_model_alias(MODEL, CHAMPION, "2")
+    values = settings()
+    values["export"]["students"] = [STUDENT, "mlm_only"]
+    (world / "params.yaml").write_text(yaml.safe_dump(values))
+    assert register_now(world)["version"] == 2
+    assert aliases(two_versions, MODEL)[CHALLENGER] == 1
+    values["export"]["students"] = [STUDENT]
+    (world / "params.yaml").write_text(yaml.safe_dump(values))
+    register_now(world)
+    assert aliases(two_versions, MODEL)[CHALLENGER] == 2

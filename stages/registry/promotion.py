@@ -24,8 +24,11 @@ from stages.command import log, parser_for, run
 from stages.registry import history
 from stages.registry.history import Change
 from stages.registry.transitions import approve, promote, rollback
-from stages.registry.versions import Version, is_registered, status
+from stages.registry.versions import Version, get_version, is_registered, numbers, status
 from stages.tracking.store import CHAMPION, Store, open_store
+
+NUM_SHOWN = 5
+"""Versions without an alias that `status` shows."""
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -56,7 +59,7 @@ def main(arguments: argparse.Namespace) -> None:
         versions = status(store, model)
         answer = {name: asdict(version) for name, version in versions.items()}
         recorded = history.recorded(_past(store, model)).champion
-        lines = list(_status_lines(model, versions, recorded))
+        lines = [*_status_lines(model, versions, recorded), *_without_alias(store, model, versions)]
     else:
         changes = _past(store, model)
         answer = [asdict(change) for change in changes]
@@ -75,7 +78,7 @@ def command_line() -> argparse.ArgumentParser:
         "promote": "make a version the champion, after the gate and a trial load",
         "rollback": "make the previous champion the champion again",
         "approve": "note that you have looked at a version and want it promoted",
-        "status": "show which versions have an alias",
+        "status": "show which versions have an alias, and the newest that have none",
         "history": "show every change of the champion, oldest first",
     }
     for name, text in helps.items():
@@ -109,10 +112,25 @@ def _status_lines(model: str, versions: dict[str, Version], recorded: int | None
             "into the history, and a rollback goes back to the version before"
         )
     for name, version in versions.items():
-        yield (
-            f"{name:<10} version {version.version}  {version.student}  gate {version.gate}  "
-            f"lineage {version.lineage}  run {version.run_id}"
-        )
+        yield _line(name, version)
+
+
+def _without_alias(store: Store, model: str, named: dict[str, Version]) -> Iterator[str]:
+    if not is_registered(store, model):
+        return
+    taken = {version.version for version in named.values()}
+    others = [number for number in numbers(store, model) if number not in taken]
+    for number in reversed(others[-NUM_SHOWN:]):
+        yield _line("-", get_version(store, model, number))
+    if len(others) > NUM_SHOWN:
+        yield f"and {len(others) - NUM_SHOWN} older versions without an alias"
+
+
+def _line(alias: str, version: Version) -> str:
+    return (
+        f"{alias:<10} version {version.version}  {version.student}  gate {version.gate}  "
+        f"lineage {version.lineage}  run {version.run_id}"
+    )
 
 
 def _history_line(change: Change) -> str:

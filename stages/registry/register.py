@@ -23,8 +23,10 @@ from stages.registry.upload import fill_mask, logged_model, mend_upload, run_of_
 from stages.registry.versions import (
     TAG_EXPORT,
     TAG_GATE,
+    aliases,
     find_version,
     gate_artifact,
+    get_version,
 )
 from stages.tracking.live import (
     TAG_LINEAGE,
@@ -33,7 +35,7 @@ from stages.tracking.live import (
     recorded_points,
     unregistered_run,
 )
-from stages.tracking.store import CHALLENGER, Store, open_store, who
+from stages.tracking.store import CHALLENGER, CHAMPION, Store, open_store, who
 
 TAG_CURVE = "curve_recorded"
 PARAMS_PER_BATCH = 100
@@ -46,12 +48,14 @@ def main(arguments: argparse.Namespace) -> None:
     with store.locked():
         registration = register(store, record)
     write_json(arguments.out, registration)
+    model, version = registration["model_name"], registration["version"]
+    known = aliases(store, model)
     log.info(
-        "%s is version %d of %s, alias %s; run %s",
+        "%s is version %d of %s (%s); run %s",
         record.student,
-        registration["version"],
-        registration["model_name"],
-        CHALLENGER,
+        version,
+        model,
+        ", ".join(sorted(alias for alias, number in known.items() if number == version)),
         registration["run_id"],
     )
 
@@ -68,7 +72,8 @@ def register(store: Store, record: Record) -> dict[str, Any]:
         version = _version(store, experiment_id, name, record)
         links = _links(experiment_id, run_id, record)
         store.client.update_model_version(name, str(version), description=links)
-        store.client.set_registered_model_alias(name, CHALLENGER, str(version))
+        if not _leaves_the_challenger(store, name, version, record):
+            store.client.set_registered_model_alias(name, CHALLENGER, str(version))
     return {
         "model_name": name,
         "version": version,
@@ -76,6 +81,19 @@ def register(store: Store, record: Record) -> dict[str, Any]:
         "experiment": record.settings.registry.experiment,
         "lineage": record.lineage.lineage,
     }
+
+
+def _leaves_the_challenger(store: Store, name: str, version: int, record: Record) -> bool:
+    """Say whether the champion is registered again beside another student, which challenges it.
+
+    All exported students are registered anew when one is added: the champion, should it be the
+    last, must not hide the one that is new.
+    """
+    found = aliases(store, name)
+    if found.get(CHAMPION) != version or CHALLENGER not in found:
+        return False
+    challenger = get_version(store, name, found[CHALLENGER]).student
+    return challenger != record.student and challenger in record.settings.export.students
 
 
 def _run_of(store: Store, experiment_id: str, record: Record) -> str:
