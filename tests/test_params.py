@@ -140,6 +140,10 @@ def mistakes(path: Path) -> list[str]:
             "students.distilbert: phase one: masking.fraction is 0, but mlm is of masked tokens",
         ),
         (
+            {"teacher.masking": {"fraction": 0}},
+            "teacher: masking.fraction is 0, and masked tokens are all that adapt restores",
+        ),
+        (
             {"launch.num_processes": 9},
             "teacher.adapt.batch_sequences = 8 is fewer than the 9 of launch.num_processes that "
             "share it\ndistill.schedule.batch_sequences = 8 is fewer than the 9 of "

@@ -75,6 +75,17 @@ def test_teacher_of_another_architecture_is_refused(folder: Path, tmp_path: Path
         fetch(folder, tmp_path / "out")
 
 
+def test_files_that_say_too_little_are_named(folder: Path, tmp_path: Path) -> None:
+    (folder / "tokenizer.json").write_text('{"model"')
+    with pytest.raises(TeacherError, match=r"tokenizer.json is none: EOF"):
+        fetch(folder, tmp_path / "out")
+    config = json.loads((folder / "config.json").read_text())
+    del config["vocab_size"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(TeacherError, match=r"config.json does not say its vocab_size"):
+        fetch(folder, tmp_path / "out")
+
+
 def test_teacher_without_a_head_gets_one_only_to_be_trained(tmp_path: Path) -> None:
     config = BertConfig(
         vocab_size=50,

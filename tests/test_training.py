@@ -204,6 +204,13 @@ def test_training_lowers_the_loss_and_the_divergence_from_the_teacher() -> None:
     assert set(curve[0]) == {"step", "loss", "ce", "mlm", "cos", "learning_rate"}
 
 
+def test_what_nothing_is_measured_on_is_not_said_to_be_zero() -> None:
+    source = MaskedBatches(tiny_sequences(), 8, 3, Masking(fraction=0))
+    objective = triple_loss()
+    measured = measure_heldout(objective.student, objective.teacher, source.fixed(8))
+    assert measured.keys() == {"kl", "cos"}
+
+
 def stopping(source: Batches, at: int, number: signal.Signals) -> Batches:
     """Batches that ask this very process to stop while a step is under way."""
 

@@ -105,6 +105,8 @@ class Teacher(Settings):
     def _new_weights_are_trained(self) -> "Teacher":
         if isinstance(self.source, IBBertTeacher) and self.adapt is None:
             raise ValueError("a teacher of new weights must be trained: give adapt a schedule")
+        if self.adapt is not None and not self.masking.fraction:
+            raise ValueError("masking.fraction is 0, and masked tokens are all that adapt restores")
         return self
 
     @model_validator(mode="after")

@@ -103,7 +103,12 @@ def verify_vocabulary(folder: Path) -> None:
             f"the teacher is of type '{config.get('model_type')}'; known here are "
             f"{', '.join(KINDS)}"
         )
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    if "vocab_size" not in config:
+        raise TeacherError("the teacher's config.json does not say its vocab_size")
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # it raises nothing narrower
+        raise TeacherError(f"the teacher's tokenizer.json is none: {error}") from error
     size = tokenizer.get_vocab_size(with_added_tokens=True)
     if size != config["vocab_size"]:
         raise TeacherError(

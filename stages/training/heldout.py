@@ -34,8 +34,8 @@ def measure_heldout(
 ) -> dict[str, float]:
     """Return means over all real tokens of `kl` (nats, T = 1) and `cos`, over masked ones of `mlm`.
 
-    Without a teacher only `mlm` is measured, and no `cos` where the widths differ. The model is
-    left in eval mode.
+    Without a teacher only `mlm` is measured, no `cos` where the widths differ, and no `mlm` where
+    nothing is masked. The model is left in eval mode.
     """
     model.eval()
     sums = {"kl": 0.0, "mlm": 0.0, "cos": 0.0}
@@ -67,7 +67,7 @@ def measure_heldout(
         sums["mlm"] += float(losses.mlm_sum)
         num_real += len(batch["rows"])
         num_masked += len(batch["row_labels"])
-    means = {"mlm": sums["mlm"] / max(num_masked, 1)}
+    means = {"mlm": sums["mlm"] / num_masked} if num_masked else {}
     if teacher is not None:
         names = ("kl", "cos") if comparable else ("kl",)
         means |= {name: sums[name] / num_real for name in names}
