@@ -224,7 +224,8 @@ def write_export(folder: Path, favourite: str = "paris") -> None:
     write_onnx(folder / "model.int8.onnx", table * 2)
     save_file({"table": table}, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 16}))
-    (folder / "tokenizer_config.json").write_text("{}")
+    about = {"model_max_length": 16, "mask_token": "[MASK]", "pad_token": "[PAD]"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(about))
 
 
 def write_onnx(path: Path, table_VV: np.ndarray) -> None:

@@ -64,13 +64,22 @@ def test_a_promotion_and_a_rollback_take_the_next_request(
     for text, said in (
         ("no mask", "the text has no [MASK]"),
         (None, "row 1: text = nan: must be a string"),
-        ("a " * 1000, "row 1: the text has 2000 characters"),
+        ("[MASK] " * 15, "row 1: the text has 17 tokens, the model reads at most 16"),
+        ("a" * 999_993, "the request has 1000001 characters, and model_config max_characters"),
     ):
         rows = [{"text": "a [MASK]"}, {"text": text}]
         reply = server.post("/invocations", json={"dataframe_records": rows})
         assert reply.status_code == 400
         assert said in reply.text
+    for row, count, said in (("a", 1001, "1001 rows"), ("[MASK] " * 14, 72, "1008 masks")):
+        reply = server.post("/invocations", json={"dataframe_records": [{"text": row}] * count})
+        assert reply.status_code == 400
+        assert f"the request has {said}, and model_config max_" in reply.text
+    given = {"content": b"{}", "headers": {"Content-Type": "application/json"}}
     assert server.post("/invocations", content=b"{}").status_code == 415
+    assert server.post("/invocations", **given | {"content": iter([b"{}"])}).status_code == 411
+    larger = {"headers": given["headers"] | {"Content-Length": str(2**24 + 1)}}
+    assert server.post("/invocations", **given | larger).status_code == 413
     # What cannot be loaded changes nothing.
     two_versions.client.set_registered_model_alias(MODEL, "champion", "2")
     for graph in Path("mlruns/artifacts").rglob("model.onnx"):
@@ -158,11 +167,18 @@ def test_a_classifier_is_registered_once_promoted_and_answers(store: Store, tmp_
     reply = server.post("/invocations", json={"dataframe_records": [{**pair, "text_pair": 3}]})
     assert reply.status_code == 400
     assert "row 0: text_pair = 3: must be a string" in reply.text
+    for wrong, said in (
+        ([single] * 1001, "1001 rows"),
+        ([{"text": "a" * 1_000_001}], "characters"),
+    ):
+        reply = server.post("/invocations", json={"dataframe_records": wrong})
+        assert reply.status_code == 400
+        assert said in reply.text
 
     # A file that scores too low is registered, and never promoted.
     report["scores"]["model.onnx"] = 0.0
     report["scores"]["PyTorch"] = 90.0
-    (folder / "tokenizer_config.json").write_text("{}")
+    (folder / "vocab.txt").write_text("")
     assert classifier.register(store, CLASSIFIER, folder, report, settings).gate == "failed"
     with pytest.raises(GateError, match=r"score/model.onnx: 0 must be at least 40"):
         promote(store, CLASSIFIER)

@@ -155,7 +155,7 @@ def test_a_tokenizer_without_special_tokens_is_refused(tmp_path, tiny_tokenizer)
     vocabulary["post_processor"] = None
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(vocabulary))
-    with pytest.raises(DataError, match=r"has no token \[CLS\], \[MASK\]: it is not a BERT"):
+    with pytest.raises(DataError, match=r"has no token \[CLS\], \[MASK\]: a tokenizer has BERT"):
         Encoder(path)
 
 

@@ -148,7 +148,7 @@ def test_gold_spans_of_real_questions_are_found_again(shared_data: Path) -> None
 
     # Characters as tokens: the hardest case for windows, and no vocabulary is needed.
     letters = sorted({c for row in questions for c in (row.context + row.question).lower()})
-    names = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *letters, *FREQUENT.split()]
+    names = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", *letters, *FREQUENT.split()]
     letter_level = Tokenizer(
         models.WordLevel({name: i for i, name in enumerate(dict.fromkeys(names))}, "[UNK]")
     )

@@ -25,7 +25,7 @@ SPLITS = ("train", "heldout")
 
 @dataclass(frozen=True, slots=True)
 class SpecialIds:
-    """The ids of BERT's special tokens in the tokenizer that made the shards."""
+    """The ids of the special tokens in the tokenizer that made the shards."""
 
     pad: int
     unk: int

@@ -17,10 +17,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from stages.corpus.reading import SpecialIds
+from stages.corpus.special_tokens import special_ids
 from stages.errors import DataError
 
-SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 SENTENCES_AT_A_TIME = 4096
 """Half a megabyte, of which everything is held several times."""
 MAX_REMEMBERED_BYTES = 1_000_000
@@ -29,6 +28,8 @@ MAX_SENTENCE_CHARACTERS = 10_000
 """What is longer is no sentence, and is cut: the library needs hundreds of bytes a character."""
 IN_WORD, SPACE, ALONE = range(3)
 """Classes of bytes. A punctuation mark is a word by itself, whatever stands beside it."""
+BYTE_SPACE = "\u0120"
+"""How vocabularies of bytes write a space."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,35 +64,30 @@ def open_tokenizer(path: Path) -> Any:
     return tokenizer
 
 
-def special_ids(tokenizer: Any, path: Path) -> SpecialIds:
-    """Return the ids of BERT's special tokens.
-
-    Raises:
-        DataError: the tokenizer is not one of BERT's kind.
-    """
-    ids = {name: tokenizer.token_to_id(token) for name, token in SPECIAL_TOKENS.items()}
-    missing = [SPECIAL_TOKENS[name] for name, number in ids.items() if number is None]
-    if missing:
-        raise DataError(
-            f"{path} has no token {', '.join(missing)}: it is not a BERT tokenizer. Choose a "
-            "teacher with BERT's vocabulary under teacher.source in params.yaml"
-        )
-    return SpecialIds(**ids)
-
-
 def id_type(vocabulary_size: int) -> np.dtype[Any]:
     """Return the smallest type that holds every id of a vocabulary."""
     return np.dtype(np.uint16 if vocabulary_size <= 2**16 else np.uint32)
 
 
 def continuations(tokenizer: Any) -> NDArray[np.bool_]:
-    """Return for each id whether it continues a word (`##ing`)."""
+    """Return for each id whether it continues a word (`##ing`; of bytes, what has no space)."""
     found = np.zeros(tokenizer.get_vocab_size(with_added_tokens=True), dtype=np.bool_)
     prefix = getattr(tokenizer.model, "continuing_subword_prefix", None)
+    vocabulary = tokenizer.get_vocab(with_added_tokens=False).items()
+    special = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     if prefix:
-        continuing = [i for token, i in tokenizer.get_vocab().items() if token.startswith(prefix)]
-        found[continuing] = True
+        found[[i for token, i in vocabulary if token.startswith(prefix)]] = True
+    elif _is_of_bytes(tokenizer):
+        words = {i for token, i in vocabulary if token[0] == BYTE_SPACE or token in special}
+        found[[i for _, i in vocabulary if i not in words]] = True
     return found
+
+
+def _is_of_bytes(tokenizer: Any) -> bool:
+    """Return whether a tokenizer is RoBERTa's or ModernBERT's: a word's space is part of it."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    return isinstance(tokenizer.pre_tokenizer, ByteLevel)
 
 
 def sentences(text: str) -> Iterator[str]:
@@ -118,12 +114,14 @@ class Encoder:
         self.vocabulary_size: int = self.tokenizer.get_vocab_size(with_added_tokens=True)
         self.id_type = id_type(self.vocabulary_size)
         self._classes = _byte_classes(self.tokenizer)
+        # Between sentences; only where it makes another token.
+        self._space = " " * _is_of_bytes(self.tokenizer)
         self._remembered: dict[bytes, bytes] = {}
         self._num_remembered_bytes = 0
 
     def encode(self, texts: Sequence[str]) -> Iterator[Tokens]:
         """Yield the tokens of each text."""
-        split = [list(sentences(text)) for text in texts]
+        split = [list(self._sentences(text)) for text in texts]
         every = list(chain.from_iterable(split))
         blocks = [
             self._encode_sentences(every[start : start + SENTENCES_AT_A_TIME])
@@ -136,6 +134,12 @@ class Encoder:
         documents = np.cumsum([0, *map(len, split)])
         for begin, end in pairwise(first[documents]):
             yield Tokens(ids[begin:end], starts[begin:end])
+
+    def _sentences(self, text: str) -> Iterator[str]:
+        space = ""
+        for sentence in sentences(text):
+            yield space + sentence
+            space = self._space
 
     def _encode_sentences(self, texts: list[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Return the ids of all sentences one after the other, and the number of each one's ids."""

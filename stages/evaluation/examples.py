@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from stages.corpus.special_tokens import special_ids
 from stages.errors import DataError
 from stages.files import read_json
 from stages.training.batches import Batch, Order
@@ -121,10 +122,9 @@ def read_examples(
     texts = [a if b is None else (a, b) for a, b in zip(firsts, seconds, strict=True)]
     encodings = tokenizer.encode_batch(texts)
     dtype = np.float32 if read_json(folder / "task.json")["kind"] == "regression" else np.int64
-    pad = tokenizer.token_to_id("[PAD]")
     return Examples(
         ids=[encoding.ids for encoding in encodings],
         types=[encoding.type_ids for encoding in encodings],
         labels=table["label"].to_numpy().astype(dtype),
-        pad=0 if pad is None else pad,
+        pad=special_ids(tokenizer, tokenizer_file).pad,
     )

@@ -21,7 +21,7 @@ from stages.evaluation.task_folder import HIDDEN
 from stages.evaluation.tasks import metric_key, split_metrics
 from stages.evaluation.windows import Windows, read_windows
 from stages.params import FineTune
-from stages.teacher.models import num_positions
+from stages.students.positions import num_positions
 
 
 @dataclass(frozen=True, slots=True)

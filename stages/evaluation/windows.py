@@ -1,7 +1,8 @@
 """Questions on texts that may be longer than a model reads: one window of the text after another.
 
-A window is [CLS] question [SEP] part of the text [SEP]; the next begins `stride` tokens further
-on, as BERT's doc_stride has it. A window that does not hold the whole answer points at [CLS].
+A window is [CLS] question [SEP] part of the text [SEP], with RoBERTa's names and its second [SEP]
+where the tokenizer is of its kind; the next begins `stride` tokens further on, as BERT's doc_stride
+has it. A window that does not hold the whole answer points at [CLS].
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
+from stages.corpus.special_tokens import special_ids
 from stages.errors import DataError
 from stages.evaluation.examples import Examples, open_tokenizer, read_rows
 from stages.evaluation.task_folder import Question
@@ -75,9 +77,9 @@ def make_windows(
         text: np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
         for text, encoding in texts.items()
     }
-    cls, sep, pad = (tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]", "[PAD]"))
-    if cls is None or sep is None:
-        raise DataError("questions on texts need a tokenizer with [CLS] and [SEP], as BERT's")
+    special = special_ids(tokenizer, "the tokenizer")
+    # As the tokenizer itself puts two texts together.
+    between = [special.sep] * max(1, tokenizer.num_special_tokens_to_add(is_pair=True) - 2)
     ids: list[list[int]] = []
     types: list[list[int]] = []
     labels: list[tuple[int, int]] = []
@@ -85,7 +87,7 @@ def make_windows(
     for number, row in enumerate(questions):
         question = asked[row.question].ids[:MAX_QUESTION_TOKENS]
         tokens, places = texts[row.context].ids, characters[row.context]
-        first = len(question) + 2
+        first = 1 + len(question) + len(between)
         room = max_length - first - 1
         if room < 1:
             raise DataError(
@@ -97,13 +99,13 @@ def make_windows(
         best = best_views(len(tokens), room, starts)
         for index, start in enumerate(starts):
             stop = min(start + room, len(tokens))
-            ids.append([cls, *question, sep, *tokens[start:stop], sep])
+            ids.append([special.cls, *question, *between, *tokens[start:stop], special.sep])
             types.append([0] * first + [1] * (stop - start + 1))
             inside = start <= answer[0] and answer[1] < stop
             shift = first - start
             labels.append((answer[0] + shift, answer[1] + shift) if inside else (0, 0))
             parts.append(Part(number, first, places[start:stop], best[start:stop] == index))
-    examples = Examples(ids, types, np.array(labels, dtype=np.int64).reshape(-1, 2), pad or 0)
+    examples = Examples(ids, types, np.array(labels, dtype=np.int64).reshape(-1, 2), special.pad)
     return Windows(questions, examples, parts)
 
 

@@ -46,7 +46,7 @@ def model_card(
     Args:
         name: The model's.
         config: Its config.json.
-        report: Its export report, for sizes and parity.
+        report: Its export report, for sizes, the longest sequence and parity.
         story: What made it; without it the card has no part about training and data.
         result: For a fine-tuned model, its task and scores.
         mask: The token that a masked language model fills in.
@@ -54,7 +54,7 @@ def model_card(
     parts = [
         f"---\n{_metadata(name, story, result)}---",
         f"# {name}",
-        _what_it_is(config, result),
+        _what_it_is(config, report["max_tokens"], result),
         *_use(result, mask),
         *(_scores(result) if result else []),
         *(_training(story) if story else []),
@@ -95,7 +95,7 @@ def _metadata(name: str, story: Story | None, result: TaskResult | None) -> str:
     return str(yaml.safe_dump(about, sort_keys=False, allow_unicode=True))
 
 
-def _what_it_is(config: Mapping[str, Any], result: TaskResult | None) -> str:
+def _what_it_is(config: Mapping[str, Any], max_tokens: int, result: TaskResult | None) -> str:
     layers, width, heads = (
         config.get(ours, config.get(theirs))
         for ours, theirs in (
@@ -110,9 +110,8 @@ def _what_it_is(config: Mapping[str, Any], result: TaskResult | None) -> str:
         kind = f"An encoder fine-tuned on {result.title} ({labels})"
     return (
         f"{kind}: {layers} layers of width {width}, {heads} heads, "
-        f"{config['vocab_size']:,} tokens, sequences of up to {config['max_position_embeddings']} "
-        f"tokens. It is a stock `{config['architectures'][0]}` and needs no code but transformers "
-        "or ONNX Runtime."
+        f"{config['vocab_size']:,} tokens, sequences of up to {max_tokens} tokens. It is a stock "
+        f"`{config['architectures'][0]}` and needs no code but transformers or ONNX Runtime."
     )
 
 

@@ -8,7 +8,6 @@ Run: python -m stages.export.export --student models/students/distilbert --shard
 """
 
 import argparse
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,14 +25,15 @@ from stages.export.graph import INPUTS, Feeds, inputs_of, write_fp32
 from stages.export.parity import as_report, check, heldout_batches, masked_rows, measure
 from stages.export.quantise import write_int8
 from stages.export.story import Story, read_story
+from stages.export.tokenizer import TOKENIZER, TOKENIZER_CONFIG, write_tokenizer
 from stages.files import atomic_output, read_json, sha256_of, write_json
 from stages.params.release import Int8
 from stages.students.heads import quiet_transformers
+from stages.students.positions import num_positions
 
-TOKENIZER = "tokenizer.json"
 REQUIRED = ("model.safetensors", "config.json", TOKENIZER)
-OPTIONAL = ("tokenizer_config.json", "vocab.txt")
-"""A tokenizer is whole without these; other software looks for them."""
+OPTIONAL = ("vocab.txt",)
+"""A tokenizer is whole without it; other software looks for it."""
 ONNX = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
 
 
@@ -63,20 +63,22 @@ def export(
     name = out.name
     with atomic_output(out) as folder:
         folder.mkdir()
-        copied = copy_model(student, folder)
+        copy_model(student, folder)
         model = _open(folder)
+        write_tokenizer(student, folder, model)
         exported = write_graphs(model, folder, settings.int8, texts.calibration)
         parity = measure(model, exported, texts.parity)
         result: dict[str, Any] = {
             "student": name,
             "inputs": list(inputs_of(model)),
-            "files": describe(folder, [*copied, *ONNX.values()]),
+            "max_tokens": num_positions(model.config),
+            "files": describe(folder),
             **{kind: as_report(found) for kind, found in parity.items()},
         }
-        config, mask = read_json(folder / "config.json"), _mask_of(folder)
-        card = model_card(name, config, result, story, mask=mask)
+        mask = read_json(folder / TOKENIZER_CONFIG)["mask_token"]
+        card = model_card(name, model.config.to_dict(), result, story, mask=mask)
         (folder / CARD).write_text(card, encoding="utf-8")
-        result["files"] |= describe(folder, [CARD])
+        result["files"] = describe(folder)
         write_json(report, result)
         check(parity, settings, report)
     return result
@@ -94,24 +96,18 @@ def write_graphs(
     return exported
 
 
-def copy_model(student: Path, folder: Path, max_length: int | None = None) -> list[str]:
-    """Copy a model's own files and return their names.
+def copy_model(student: Path, folder: Path) -> None:
+    """Copy a model's own files.
 
-    A tokenizer.json may cut and pad texts as somebody's last call did: padding that no mask hides
-    would change every answer. The copy pads nothing, and cuts only at `max_length` tokens if given.
+    Raises:
+        DataError: one is not there.
     """
     for file in REQUIRED:
         if not (student / file).is_file():
             raise DataError(f"{student / file} does not exist; run: dvc repro distill")
-    copied = [file for file in (*REQUIRED, *OPTIONAL) if (student / file).is_file()]
-    for file in copied:
-        shutil.copyfile(student / file, folder / file)
-    cut = {"direction": "Right", "max_length": max_length, "strategy": "LongestFirst", "stride": 0}
-    tokenizer = read_json(student / TOKENIZER)
-    tokenizer |= {"truncation": None if max_length is None else cut, "padding": None}
-    text = json.dumps(tokenizer, ensure_ascii=False, indent=2)
-    (folder / TOKENIZER).write_text(text, encoding="utf-8")
-    return copied
+    for file in (*REQUIRED, *OPTIONAL):
+        if (student / file).is_file():
+            shutil.copyfile(student / file, folder / file)
 
 
 def _open(folder: Path) -> PreTrainedModel:
@@ -122,20 +118,11 @@ def _open(folder: Path) -> PreTrainedModel:
     return model.float().eval()
 
 
-def _mask_of(folder: Path) -> str:
-    """Return what a model's tokenizer writes for a masked token: BERT's, or RoBERTa's."""
-    added = [token["content"] for token in read_json(folder / TOKENIZER).get("added_tokens", [])]
-    return "<mask>" if "<mask>" in added else "[MASK]"
-
-
-def describe(folder: Path, files: Sequence[str]) -> dict[str, Any]:
-    """Return the size and the sha256 of files of a folder, as they stand in a report."""
+def describe(folder: Path) -> dict[str, Any]:
+    """Return the size and the sha256 of a folder's files, as they stand in a report."""
     return {
-        file: {
-            "megabytes": round((folder / file).stat().st_size / 1e6, 3),
-            "sha256": sha256_of(folder / file),
-        }
-        for file in files
+        path.name: {"megabytes": round(path.stat().st_size / 1e6, 3), "sha256": sha256_of(path)}
+        for path in sorted(folder.iterdir())
     }
 
 

@@ -1,9 +1,9 @@
 """A model as an ONNX graph in fp32, in one file with its weights.
 
-It takes input_ids and attention_mask (int64, batch x sequence, both of any size), classifiers that
-know token types those as well. A masked language model gives logits (batch x sequence x
-vocabulary), a classifier logits (batch x labels), an encoder its last hidden states (batch x
-sequence x width).
+It takes input_ids and attention_mask (int64, batch x sequence: a batch of any size, sequences up to
+the model's positions), classifiers that know token types those as well. A masked language model
+gives logits (batch x sequence x vocabulary), a classifier logits (batch x labels), an encoder its
+last hidden states (batch x sequence x width).
 """
 
 import contextlib
@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from stages.students.positions import num_positions
 
 INPUTS = ("input_ids", "attention_mask")
 INPUTS_OF_PAIRS = (*INPUTS, "token_type_ids")
@@ -61,7 +63,8 @@ def write_fp32(model: PreTrainedModel, path: Path) -> None:
     wrapper = OneOutput(model).eval()
     # Neither dimension is 1 here, or the exporter would take it for a constant.
     example = torch.ones((2, 8), dtype=torch.int64)
-    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence", max=_max_length(model))}
+    most = num_positions(model.config)
+    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence", max=most)}
     names = inputs_of(model)
     with quiet():
         program = torch.onnx.export(
@@ -76,10 +79,6 @@ def write_fp32(model: PreTrainedModel, path: Path) -> None:
         )
     assert program is not None
     program.save(path, external_data=False)
-
-
-def _max_length(model: PreTrainedModel) -> int:
-    return int(model.config.max_position_embeddings)
 
 
 @contextlib.contextmanager

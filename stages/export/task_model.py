@@ -21,7 +21,7 @@ from stages.errors import DataError
 from stages.evaluation.examples import Examples, read_examples
 from stages.evaluation.metrics import headline, score
 from stages.export.card import CARD, PYTORCH, TaskResult, model_card
-from stages.export.export import ONNX, TOKENIZER, copy_model, describe, write_graphs
+from stages.export.export import ONNX, copy_model, describe, write_graphs
 from stages.export.graph import Feeds, inputs_of
 from stages.export.parity import (
     Logits,
@@ -33,8 +33,10 @@ from stages.export.parity import (
     refuse,
     torch_logits,
 )
+from stages.export.tokenizer import TOKENIZER, write_tokenizer
 from stages.files import atomic_output, read_json, write_json
 from stages.students.heads import quiet_transformers
+from stages.students.positions import num_positions
 
 BATCH = 32
 
@@ -64,8 +66,9 @@ def export_task_model(
     )
     with atomic_output(out) as folder:
         folder.mkdir()
-        copied = copy_model(source, folder, max_length)
+        copy_model(source, folder)
         model = open_task_model(folder, task)
+        write_tokenizer(source, folder, model, max_length)
         calibration: list[Feeds] = []
         if settings.export.int8.activations == "calibrated":
             training = read_examples(
@@ -96,7 +99,8 @@ def export_task_model(
             "num_examples": len(examples),
             "max_length": max_length,
             "scores": scores,
-            "files": describe(folder, [*copied, *ONNX.values()]),
+            "max_tokens": num_positions(model.config),
+            "files": describe(folder),
             **{kind: as_report(found) for kind, found in parity.items()},
         }
         about = TaskResult(
@@ -111,7 +115,7 @@ def export_task_model(
         )
         card = model_card(out.name, model.config.to_dict(), result, result=about)
         (folder / CARD).write_text(card, encoding="utf-8")
-        result["files"] |= describe(folder, [CARD])
+        result["files"] = describe(folder)
         write_json(report, result)
         check(parity, settings.export, report)
         refuse(faults_of(scores, settings.export.max_score_drop), report)

@@ -1,7 +1,7 @@
 """A registered classifier, as code: labels of texts from ONNX Runtime and its tokenizer.
 
 Like student_pyfunc.py it is stored with the model and run again at loading, so it imports nothing
-of the project, no torch, and unpickles nothing.
+of the project, no torch, and unpickles nothing; `model_config` has the same bounds of a request.
 """
 
 import json
@@ -17,8 +17,6 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from tokenizers import Tokenizer
 
 ROWS_AT_ONCE = 32
-# More than any text has: what is behind is cut without a minute of counting its tokens.
-CHARACTERS_PER_TOKEN = 100
 
 
 class Classify(PythonModel):
@@ -26,7 +24,8 @@ class Classify(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Open the graph of the asked precision and the tokenizer."""
-        precision = (context.model_config or {}).get("precision", "fp32")
+        self.settings: dict[str, Any] = dict(context.model_config or {})
+        precision = self.settings["precision"]
         if precision not in ("fp32", "int8"):
             raise _mistake(f"model_config precision = {precision!r}: must be 'fp32' or 'int8'")
         config = json.loads(Path(context.artifacts["config"]).read_text(encoding="utf-8"))
@@ -38,13 +37,11 @@ class Classify(PythonModel):
         )
         self.inputs: list[str] = [given.name for given in self.session.get_inputs()]
         self.tokenizer = Tokenizer.from_file(context.artifacts["tokenizer"])
-        # A text is cut where the model was tuned and scored, which its tokenizer says.
-        longest = config["max_position_embeddings"]
-        cut = self.tokenizer.truncation or {"max_length": longest}
-        max_tokens = min(cut["max_length"], longest)
-        self.tokenizer.enable_truncation(max_tokens)
-        self.max_characters: int = CHARACTERS_PER_TOKEN * max_tokens
-        self.tokenizer.enable_padding(pad_id=self.tokenizer.token_to_id("[PAD]"))
+        about = json.loads(Path(context.artifacts["tokenizer_config"]).read_text(encoding="utf-8"))
+        # A text is cut where the model was tuned and scored.
+        self.tokenizer.enable_truncation(about["model_max_length"])
+        pad = about["pad_token"]
+        self.tokenizer.enable_padding(pad_id=self.tokenizer.token_to_id(pad), pad_token=pad)
 
     def predict(
         self,
@@ -57,10 +54,14 @@ class Classify(PythonModel):
             model_input: a column `text`, and `text_pair` for tasks on two texts. What is longer
                 than the model reads is cut, as it was when the model was scored.
             params: there are none.
+
+        Raises:
+            MlflowException: the request is larger than its bounds allow, or a row is no text.
         """
+        self._bound("rows", len(model_input))
         given = model_input.reindex(columns=["text", "text_pair"]).itertuples(index=False)
-        most = self.max_characters
-        rows = [_row(i, text, pair, most) for i, (text, pair) in enumerate(given)]
+        rows = [_row(i, text, pair) for i, (text, pair) in enumerate(given)]
+        self._bound("characters", sum(len("".join(row)) for row in rows))
         # Neighbours in length share a batch, so that little of it is padding.
         order = sorted(range(len(rows)), key=lambda i: len("".join(rows[i])))
         answers: list[dict[str, Any]] = [{} for _ in rows]
@@ -69,6 +70,14 @@ class Classify(PythonModel):
             for i, logits_C in zip(chosen, self._logits([rows[i] for i in chosen]), strict=True):
                 answers[i] = self._answer(logits_C)
         return answers
+
+    def _bound(self, what: str, found: int) -> None:
+        most = self.settings[f"max_{what}"]
+        if found > most:
+            raise _mistake(
+                f"the request has {found} {what}, and model_config max_{what} allows {most}: "
+                "ask in parts"
+            )
 
     def _logits(self, texts: list[Any]) -> Any:
         encoded = self.tokenizer.encode_batch(texts)
@@ -92,14 +101,14 @@ class Classify(PythonModel):
         }
 
 
-def _row(row: int, text: Any, pair: Any, most: int) -> str | tuple[str, str]:
+def _row(row: int, text: Any, pair: Any) -> str | tuple[str, str]:
     """Return one text or two, as the tokenizer takes them; a row that names no second has one."""
     if not isinstance(text, str):
         raise _mistake(f"row {row}: text = {text!r}: must be a string")
     if isinstance(pair, str):
-        return text[:most], pair[:most]
+        return text, pair
     if pd.api.types.is_scalar(pair) and pd.isna(pair):
-        return text[:most]
+        return text
     raise _mistake(f"row {row}: text_pair = {pair!r}: must be a string")
 
 

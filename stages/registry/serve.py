@@ -22,6 +22,8 @@ from stages.registry.versions import Version, champion
 from stages.tracking.store import Store, open_store
 
 HOST = "127.0.0.1"
+MAX_BODY_BYTES = 2**24
+"""What the characters that a model answers at once (upload.py) take where JSON escapes each."""
 
 
 class Champion:
@@ -53,9 +55,9 @@ class Champion:
         if scope["type"] == "http" and scope["path"] == "/champion":
             await _answer(send, {"model": version.model, "version": version.version})
             return
-        if scope["path"] == "/invocations" and b"content-type" not in dict(scope["headers"]):
-            # MLflow's server breaks on it, with status 500.
-            await _answer(send, {"message": "Content-Type is missing: application/json"}, 415)
+        if scope["path"] == "/invocations" and (refusal := _refusal(dict(scope["headers"]))):
+            status, message = refusal
+            await _answer(send, {"message": message}, status)
             return
         await application(scope, receive, send)
 
@@ -97,6 +99,20 @@ def _application(version: Version) -> Any:
     from mlflow.pyfunc import scoring_server
 
     return scoring_server.init(mlflow.pyfunc.load_model(version.uri))
+
+
+def _refusal(headers: dict[bytes, bytes]) -> tuple[int, str] | None:
+    """Return status and message of a request that MLflow's server is not given."""
+    if b"content-type" not in headers:
+        # It breaks on it, with status 500.
+        return 415, "Content-Type is missing: application/json"
+    # It reads a body of any size into memory; uvicorn takes no more of it than its header says.
+    length = headers.get(b"content-length")
+    if length is None:
+        return 411, "Content-Length is missing"
+    if int(length) > MAX_BODY_BYTES:
+        return 413, f"the body has {int(length)} bytes, and this server takes {MAX_BODY_BYTES}"
+    return None
 
 
 async def _answer(send: Any, answer: dict[str, Any], status: int = 200) -> None:

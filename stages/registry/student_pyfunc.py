@@ -1,9 +1,10 @@
-"""The registered model, as code: fills in [MASK] with ONNX Runtime and the student's tokenizer.
+"""The registered model, as code: fills in masks with ONNX Runtime and the student's tokenizer.
 
 MLflow stores this file with the model and runs it again at loading, so it imports nothing of the
 project, no torch, and unpickles nothing. A version carries the fp32 and the INT8 graph; fp32, whose
 predictions the gate compared with the measured student, is the default, and
-`mlflow.pyfunc.load_model(uri, model_config={"precision": "int8"})` takes the other.
+`mlflow.pyfunc.load_model(uri, model_config={"precision": "int8"})` takes the other. The bounds of a
+request are there too: one that is larger would hold the server up for everybody.
 """
 
 import json
@@ -18,24 +19,23 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from tokenizers import Tokenizer
 
-MASK = "[MASK]"
-DEFAULT_TOP_K = 5
-# More than any text has: what is longer is refused without a minute of counting its tokens.
-CHARACTERS_PER_TOKEN = 100
+DEFAULT_TOP_K, MAX_TOP_K = 5, 100
 # Logits are rows x tokens x vocabulary: eight rows of 512 tokens are half a gigabyte.
 ROWS_AT_ONCE = 8
 
 
 class FillMask(PythonModel):
-    """Texts with [MASK] in, the likeliest tokens of every mask out."""
+    """Texts with masks in, the likeliest tokens of every mask out."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Open the graph of the asked precision and the tokenizer."""
-        precision = (context.model_config or {}).get("precision", "fp32")
+        self.settings: dict[str, Any] = dict(context.model_config or {})
+        precision = self.settings["precision"]
         if precision not in ("fp32", "int8"):
             raise _mistake(f"model_config precision = {precision!r}: must be 'fp32' or 'int8'")
-        config = json.loads(Path(context.artifacts["config"]).read_text(encoding="utf-8"))
-        self.max_tokens: int = config["max_position_embeddings"]
+        about = json.loads(Path(context.artifacts["tokenizer_config"]).read_text(encoding="utf-8"))
+        self.max_tokens: int = about["model_max_length"]
+        self.mask: str = about["mask_token"]
         self.session = onnxruntime.InferenceSession(
             context.artifacts[f"onnx_{precision}"], providers=["CPUExecutionProvider"]
         )
@@ -44,8 +44,8 @@ class FillMask(PythonModel):
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         vocabulary = self.tokenizer.get_vocab()
-        self.mask_id: int = vocabulary[MASK]
-        self.pad_id: int = vocabulary["[PAD]"]
+        self.mask_id: int = vocabulary[self.mask]
+        self.pad_id: int = vocabulary[about["pad_token"]]
 
     def predict(
         self, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -56,12 +56,20 @@ class FillMask(PythonModel):
             model_input: a column `text`; the signature has MLflow make it from a list of
                 {"text": ...} too.
             params: `top_k`, the number of tokens per mask.
+
+        Raises:
+            MlflowException: the request is larger than its bounds allow, or a row is no text with a
+                mask that the model can read.
         """
         asked = (params or {}).get("top_k")
         top_k = DEFAULT_TOP_K if asked is None else int(asked)
-        if top_k < 1:
-            raise _mistake(f"params top_k = {top_k}: must be 1 or more")
-        rows = [self._token_ids(i, text) for i, text in enumerate(model_input["text"])]
+        if not 1 <= top_k <= MAX_TOP_K:
+            raise _mistake(f"params top_k = {top_k}: must be 1 to {MAX_TOP_K}")
+        texts = list(model_input["text"])
+        self._bound("rows", len(texts))
+        self._bound("characters", sum(len(text) for text in texts if isinstance(text, str)))
+        rows = [self._token_ids(i, text) for i, text in enumerate(texts)]
+        self._bound("masks", sum(ids.count(self.mask_id) for ids in rows))
         # Neighbours in length share a batch, so that little of it is padding.
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         answers: list[dict[str, Any]] = [{} for _ in rows]
@@ -71,18 +79,21 @@ class FillMask(PythonModel):
                 answers[i] = {"masks": masks}
         return answers
 
+    def _bound(self, what: str, found: int) -> None:
+        most = self.settings[f"max_{what}"]
+        if found > most:
+            raise _mistake(
+                f"the request has {found} {what}, and model_config max_{what} allows {most}: "
+                "ask in parts"
+            )
+
     def _token_ids(self, row: int, text: str) -> list[int]:
         if not isinstance(text, str):
             raise _mistake(f"row {row}: text = {text!r}: must be a string")
-        if len(text) > CHARACTERS_PER_TOKEN * self.max_tokens:
-            raise _mistake(
-                f"row {row}: the text has {len(text)} characters, the model reads at most "
-                f"{self.max_tokens} tokens; shorten it"
-            )
         ids: list[int] = self.tokenizer.encode(text).ids
         if self.mask_id not in ids:
             raise _mistake(
-                f"row {row}: the text has no {MASK}; put {MASK} where a word is missing: "
+                f"row {row}: the text has no {self.mask}; put it where a word is missing: "
                 f"{text[:80]!r}"
             )
         if len(ids) > self.max_tokens:
@@ -114,7 +125,8 @@ class FillMask(PythonModel):
         best = np.argsort(-weights_V, kind="stable")[:top_k]
         return [
             {
-                "token": self.tokenizer.id_to_token(int(i)) or "",
+                # As text: a vocabulary of bytes has its own signs for a space and for accents.
+                "token": self.tokenizer.decode([int(i)], skip_special_tokens=False),
                 "probability": float(weights_V[i] / weights_V.sum()),
             }
             for i in best

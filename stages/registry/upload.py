@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from stages.command import log
+from stages.files import read_json
 from stages.registry.versions import TAG_EXPORT
 from stages.tracking.live import TAG_LINEAGE
 from stages.tracking.store import Store
 
 FILL_MASK = Path(__file__).with_name("student_pyfunc.py")
 CLASSIFY = Path(__file__).with_name("classify_pyfunc.py")
+# What one request may ask for; whoever loads a model may set other bounds (docs/registry.md).
+BOUNDS = {"max_rows": 1000, "max_characters": 1_000_000}
+MAX_MASKS = 1000
 # Rows that the models answer; promotion tries them (admission.py).
-EXAMPLE = "The model was [MASK] on a large corpus."
+EXAMPLE = "The model was {mask} on a large corpus."
 PAIR = {"text": "A sentence to classify.", "text_pair": "And another."}
 # What both import, pinned as installed.
 REQUIREMENTS = ("mlflow", "numpy", "onnxruntime", "pandas", "tokenizers")
@@ -112,7 +116,9 @@ def fill_mask(export: Path) -> dict[str, Any]:
         outputs=Schema([ColSpec(Array(Array(candidate)), "masks")]),
         params=ParamSchema([ParamSpec("top_k", "long", 5)]),
     )
-    return _contents(FILL_MASK, export, signature, {"text": EXAMPLE})
+    tokenizer = read_json(export / "tokenizer_config.json")
+    example = {"text": EXAMPLE.format(mask=tokenizer["mask_token"])}
+    return _contents(FILL_MASK, export, signature, example, max_masks=MAX_MASKS)
 
 
 def classify(export: Path) -> dict[str, Any]:
@@ -125,7 +131,9 @@ def classify(export: Path) -> dict[str, Any]:
     return _contents(CLASSIFY, export, signature, PAIR)
 
 
-def _contents(code: Path, export: Path, signature: Any, example: dict[str, str]) -> dict[str, Any]:
+def _contents(
+    code: Path, export: Path, signature: Any, example: dict[str, str], **bounds: int
+) -> dict[str, Any]:
     """Return what MLflow's pyfunc keeps of an exported folder and the code that serves it."""
     import pandas as pd
 
@@ -135,9 +143,10 @@ def _contents(code: Path, export: Path, signature: Any, example: dict[str, str])
             "onnx_fp32": str(export / "model.onnx"),
             "onnx_int8": str(export / "model.int8.onnx"),
             "tokenizer": str(export / "tokenizer.json"),
+            "tokenizer_config": str(export / "tokenizer_config.json"),
             "config": str(export / "config.json"),
         },
-        "model_config": {"precision": "fp32"},
+        "model_config": {"precision": "fp32"} | BOUNDS | bounds,
         "signature": signature,
         "input_example": pd.DataFrame([example]),
         "pip_requirements": [f"{name}=={installed_version(name)}" for name in REQUIREMENTS],

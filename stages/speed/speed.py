@@ -33,7 +33,7 @@ from stages.speed.runners import onnx_runner, open_encoder, torch_runner, weight
 from stages.speed.timing import Runner, Seconds, percentiles, speedup, time_batches
 from stages.students.flops import encoder_gflops
 from stages.students.heads import num_parameters
-from stages.teacher.models import num_positions
+from stages.students.positions import num_positions
 from stages.training.energy import energy_meter
 from stages.training.hardware import processor_name
 

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 
 from stages.errors import SettingsError
 from stages.students.heads import set_dropout
+from stages.students.positions import first_position, num_positions
 
 if TYPE_CHECKING:
     from stages.params import Shape
@@ -26,6 +27,7 @@ LAYER_PREFIXES = {
     "modernbert": "model.layers.",
 }
 """Where each kind keeps its layers; everything outside them is copied as it is."""
+SPECIAL_IDS = ("pad_token_id", "cls_token_id", "sep_token_id", "bos_token_id", "eos_token_id")
 
 
 def build_relative(
@@ -75,9 +77,12 @@ def relative_config(teacher: Any, shape: "Shape") -> Any:
     if teacher.model_type == shape.kind:
         config = copy.deepcopy(teacher)
     else:
-        config = AutoConfig.for_model(
-            shape.kind, vocab_size=teacher.vocab_size, pad_token_id=teacher.pad_token_id
-        )
+        config = AutoConfig.for_model(shape.kind, vocab_size=teacher.vocab_size)
+        for name in SPECIAL_IDS:
+            if hasattr(config, name):
+                # Ids of another vocabulary are those of a kind's defaults.
+                setattr(config, name, getattr(teacher, name, None))
+        config.max_position_embeddings = num_positions(teacher) + first_position(config)
     width = shape.width or teacher.hidden_size
     if width != config.hidden_size:
         config.num_attention_heads = shape.num_heads or max(1, width // 64)

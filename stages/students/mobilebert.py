@@ -13,6 +13,7 @@ from transformers import MobileBertConfig, MobileBertForMaskedLM, PreTrainedMode
 from stages.errors import SettingsError
 from stages.students.heads import set_dropout
 from stages.students.ib_bert import IBBertForMaskedLM
+from stages.students.positions import num_positions
 
 if TYPE_CHECKING:
     from stages.params import MobileBertShape
@@ -66,7 +67,7 @@ def build_mobilebert(
         num_hidden_layers=shape.num_layers,
         vocab_size=teacher.config.vocab_size,
         pad_token_id=teacher.config.pad_token_id,
-        max_position_embeddings=teacher.config.max_position_embeddings,
+        max_position_embeddings=num_positions(teacher.config),
         **{name: value for name, value in given.items() if value is not None},
     )
     if config.true_hidden_size % config.num_attention_heads:

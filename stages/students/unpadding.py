@@ -23,6 +23,7 @@ from transformers.masking_utils import sdpa_mask
 
 from stages.students.cpu_attention import attend_whole
 from stages.students.layout import Layout
+from stages.students.positions import first_position
 
 ATTENTION = "within_sequences"
 """The attention function's name in transformers."""
@@ -56,9 +57,7 @@ def encode_unpadded(
         layout: Of this batch.
         token_types_BS: For models that have token types.
     """
-    positions_N = layout.positions_N
-    if base.config.model_type == "roberta":
-        positions_N = positions_N + base.config.pad_token_id + 1
+    positions_N = layout.positions_N + first_position(base.config)
     inputs = {"input_ids": input_ids_BS}
     if token_types_BS is not None:
         inputs["token_type_ids"] = token_types_BS

@@ -16,6 +16,7 @@ from stages.corpus.reading import Sequences
 from stages.errors import SettingsError, TeacherError
 from stages.files import atomic_output
 from stages.students.heads import quiet_transformers, set_dropout
+from stages.students.positions import num_positions
 from stages.training.checkpoints import disk_errors
 
 HEADS = ("cls.", "lm_head.", "head.", "decoder.")
@@ -67,13 +68,6 @@ def open_teacher(
             "give teacher.adapt a schedule, which trains one on the corpus"
         )
     return model
-
-
-def num_positions(config: Any) -> int:
-    """Return how many tokens a model of this configuration reads."""
-    # RoBERTa's positions begin after that of padding.
-    unused = config.pad_token_id + 1 if config.model_type == "roberta" else 0
-    return int(config.max_position_embeddings) - unused
 
 
 def check_reads(config: Any, sequences: Sequences, name: str) -> None:
