@@ -53,8 +53,10 @@ def start_logging() -> None:
     """Log to standard error; only rank 0 of a distributed run speaks below warnings."""
     level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for noisy in ("httpx", "urllib3", "datasets", "alembic", "mlflow"):
+    for noisy in ("httpx", "datasets", "alembic", "mlflow"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # It warns of each of its tries; what comes of the last one is told.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 def num_cores() -> int:

@@ -26,6 +26,10 @@ PREVIOUS = "previous"
 SQLITE = "sqlite:///"
 DATABASE = Path("mlruns/mlflow.db")
 """Below the project."""
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
+"""Towards a server that has answered: a minute of absence, such as a restart, is waited out."""
+FIRST_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+"""Towards one that may not be there at all: refused, it takes a quarter of a minute to say so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +91,10 @@ def open_store(root: Path = Path()) -> Store:
         os.environ.pop("MLFLOW_TRACKING_URI", None)
     client = mlflow.MlflowClient(tracking_uri=uri)
     if uri.startswith("http"):
-        with _as_server_errors(uri):
+        with _as_server_errors(uri), _environment(FIRST_PATIENCE):
             client.search_experiments(max_results=1)
+        for name, value in PATIENCE.items():
+            os.environ.setdefault(name, value)
     return Store(uri, folder, client)
 
 
@@ -106,6 +112,18 @@ def import_mlflow() -> Any:
 
 
 @contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Set variables for the block; those that are set already are somebody's choice."""
+    mine = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(mine)
+    try:
+        yield
+    finally:
+        for name in mine:
+            os.environ.pop(name, None)
+
+
+@contextmanager
 def _as_server_errors(uri: str) -> Iterator[None]:
     """Say what a server refuses as an error to act on, without the password that is in `uri`."""
     from mlflow.exceptions import MlflowException
@@ -115,7 +133,10 @@ def _as_server_errors(uri: str) -> Iterator[None]:
         yield
     except MlflowException as error:
         said = without_secret(str(error))
-        if error.error_code == "UNAUTHENTICATED":
+        if said.startswith("API request to "):
+            # MLflow's words for a request that nobody answered, after its last try.
+            said = f"{server} does not answer; start it, or correct MLFLOW_TRACKING_URI ({said})"
+        elif error.error_code == "UNAUTHENTICATED":
             said = (
                 f"{server} refuses the login; set MLFLOW_TRACKING_USERNAME and "
                 "MLFLOW_TRACKING_PASSWORD, in the environment or in .env"
