@@ -17,6 +17,7 @@ from prefect.states import Completed, Failed
 from flows import own_files
 from flows.environment import project_root
 from flows.graph import read_changed, read_graph
+from flows.missed import left_to_a_later_run
 from flows.records import report_outcome, with_server
 from stages import params
 from stages.command import parser_for, run
@@ -28,6 +29,8 @@ STALE = "Stale"
 @flow(name="check")
 def check() -> State[Any]:
     """Say which stages `distillation` would run, and why. Nothing is started."""
+    if (skipped := left_to_a_later_run()) is not None:
+        return skipped
     try:
         root = project_root()
         settings = params.load(root / params.PARAMS)

@@ -29,6 +29,7 @@ from flows.artifacts import Progress, write_artifacts
 from flows.choices import AS_IT_IS, Profile, Targets
 from flows.environment import project_root
 from flows.graph import STRAYS, Graph, read_changed, read_graph, read_strays
+from flows.missed import left_to_a_later_run
 from flows.records import report_outcome, with_server
 from flows.results import Results, read_results, report_line, result_lines
 from flows.slots import Slots, gpus
@@ -59,6 +60,8 @@ def distillation(
         stage_timeout_minutes: Stop a stage that takes longer; None is no limit.
         grace_seconds: How long a stage that is stopped may take to write its checkpoint.
     """
+    if (skipped := left_to_a_later_run()) is not None:
+        return skipped
     try:
         root = project_root()
         if profile != AS_IT_IS:

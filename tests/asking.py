@@ -5,6 +5,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 
@@ -38,8 +39,19 @@ def deployments(api_url: str) -> dict[str, Any]:
 
 def start_run(api_url: str, deployment: str, parameters: dict[str, Any] | None = None) -> str:
     """Have a deployment run and return the run's id."""
+    return _create_run(api_url, deployment, {"parameters": parameters or {}})
+
+
+def miss_run(api_url: str, deployment: str, *, days_ago: int) -> str:
+    """Leave a run as a schedule does that no worker was there for; return its id."""
+    when = (datetime.now(UTC) - timedelta(days=days_ago)).isoformat()
+    state = {"type": "SCHEDULED", "name": "Late", "state_details": {"scheduled_time": when}}
+    return _create_run(api_url, deployment, {"state": state, "tags": ["auto-scheduled"]})
+
+
+def _create_run(api_url: str, deployment: str, run: dict[str, Any]) -> str:
     path = f"deployments/{deployments(api_url)[deployment]['id']}/create_flow_run"
-    return str(ask(api_url, path, {"parameters": parameters or {}})["id"])
+    return str(ask(api_url, path, run)["id"])
 
 
 def final_state(api_url: str, run_id: str, seconds: float = 300) -> dict[str, Any]:

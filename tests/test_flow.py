@@ -21,7 +21,7 @@ from toy_project import make_project
 
 from flows import server
 from flows.stores import check_prefect
-from tests.asking import ask, deployments, final_state, start_run, wait_until
+from tests.asking import ask, deployments, final_state, miss_run, start_run, wait_until
 from tests.living import outliving
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -290,9 +290,13 @@ def test_deployments_load_are_scheduled_run_and_tell_what_is_stale(
     monkeypatch.setenv("PREFECT_API_URL", prefect)
     assert "1 runs are late, and no worker is up for pool local" in said_of_prefect(built)
 
+    # Three nights without a worker: it comes back, and one of them is enough.
+    missed = [miss_run(prefect, "check/nightly", days_ago=days) for days in (3, 2, 1)]
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "local"]
     worker = subprocess.Popen(command, cwd=built, env=env)
     try:
+        ended = [final_state(prefect, run)["name"] for run in missed]
+        assert ended == ["Skipped", "Skipped", "Completed"]
         state = final_state(prefect, start_run(prefect, "distillation/on-demand"))
         assert state["message"] == "0 of 6 stages had to run."
         (built / "rule-b.sh").write_text("echo b\n", encoding="utf-8")
