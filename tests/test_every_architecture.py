@@ -142,7 +142,7 @@ def test_a_student_is_exported_opened_and_served(kind: str, tmp_path: Path) -> N
     mask = "<mask>" if kind == "roberta" else "[MASK]"
     card = (out / "README.md").read_text()
     assert f"sequences of up to {POSITIONS} tokens" in card
-    assert f"Returns the {mask} of the array." in card
+    assert f"He put the {mask} on the table." in card
 
     # The README's way, and the server's.
     text = f"Paris is the {mask} of France."

@@ -14,7 +14,8 @@ from stages.evaluation.augmentation import MASK, Augmenter, read_glove
 from stages.evaluation.examples import read_rows
 from stages.files import atomic_output
 from stages.params import Augmentation, FineTune
-from stages.teacher.models import num_positions, open_teacher
+from stages.students.positions import num_positions
+from stages.teacher.models import open_teacher
 
 
 def augment(
