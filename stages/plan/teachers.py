@@ -5,8 +5,10 @@ from pathlib import Path
 from transformers import AutoConfig, BertConfig, PretrainedConfig
 
 from stages.errors import SettingsError
+from stages.files import read_json
 from stages.params import Params
 from stages.students.ib_bert import ib_bert_config
+from stages.teacher.fetch import KINDS
 
 KNOWN: dict[str, PretrainedConfig] = {
     "google-bert/bert-base-uncased": BertConfig(),
@@ -21,7 +23,7 @@ def teacher_config(params: Params, folder: Path | None) -> PretrainedConfig:
     """Return the teacher's configuration, from its folder where there is one.
 
     Raises:
-        SettingsError: it is neither here nor known.
+        SettingsError: it is neither here nor known, or no teacher.
     """
     source = params.teacher.source
     name = ""
@@ -34,6 +36,11 @@ def teacher_config(params: Params, folder: Path | None) -> PretrainedConfig:
     if folder is not None:
         if not (folder / "config.json").is_file():
             raise SettingsError(f"{folder}/config.json does not exist: name the teacher's folder")
+        kind = read_json(folder / "config.json").get("model_type")
+        if kind not in KINDS:
+            raise SettingsError(
+                f"{folder} has a model of type '{kind}'; teachers are {', '.join(KINDS)}"
+            )
         return AutoConfig.from_pretrained(folder, local_files_only=True)
     if name not in KNOWN:
         raise SettingsError(
