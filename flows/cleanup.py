@@ -3,8 +3,8 @@
     python -m flows.cleanup [--older-than-days 7] [--dry-run]
 
 Looks at .scratch and at half-written files beside outputs. Nothing that DVC or MLflow knows of is
-touched: for those, `dvc gc --workspace` and `mlflow gc`. Refuses
-while a stage is at work.
+touched: for those, `dvc gc` and `mlflow gc` (docs/operations.md). Refuses while a stage is at
+work.
 """
 
 import argparse

@@ -109,7 +109,7 @@ def check_disk(root: Path) -> Iterator[Finding]:
     """Room for shards, checkpoints and the cache."""
     free = shutil.disk_usage(root).free / 2**30
     state: State = "wrong" if free < NO_DISK_GIB else "warning" if free < LOW_DISK_GIB else "good"
-    cure = "" if state == "good" else "; python -m flows.cleanup and dvc gc --workspace make room"
+    cure = "" if state == "good" else "; docs/operations.md says what makes room"
     yield Finding(state, f"{free:.1f} GiB free{cure}")
     for folder in ("data", "models", "mlruns", ".scratch"):
         if (root / folder).exists() and not os.access(root / folder, os.W_OK):

@@ -171,7 +171,8 @@ def _strays(folder: Path, outs: set[Path]) -> Iterator[Path]:
     for path in sorted(folder.glob("[!.]*")):
         if any(path in out.parents for out in outs):
             yield from _strays(path, outs)
-        elif path not in outs:
+        # DVC knows no folder without a file; `dvc checkout` leaves some.
+        elif path not in outs and (path.is_file() or any(p.is_file() for p in path.rglob("*"))):
             yield path
 
 

@@ -119,4 +119,6 @@ def test_what_earlier_settings_left_among_outputs_is_named(
     assert read_strays() == []
     for path in ("made/a", "made/old", "made/.left.12345678", "report/old.json"):
         (tmp_path / path).mkdir(parents=True)
+    assert read_strays() == []
+    (tmp_path / "made/old/file").touch()
     assert read_strays() == [Path("made/old")]
