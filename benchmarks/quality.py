@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.contest import CLOCKS, add_clock
+from benchmarks.contest import CLOCKS, TEMPERATURE, WEIGHTS, add_clock
 from benchmarks.published_step import PublishedStep
 from stages.command import parser_for
 from stages.corpus.reading import open_split
@@ -33,8 +33,6 @@ from stages.training.loop import train
 from stages.training.processes import Processes
 from stages.training.triple_loss import TripleLoss
 
-WEIGHTS = Weights(ce=5.0, mlm=2.0, cos=1.0)
-TEMPERATURE = 2.0
 TRIAL_STEPS = 3
 """Steps taken on a copy to learn how long one takes; the first is not counted."""
 

@@ -10,9 +10,9 @@ import pytest
 
 from stages.errors import DataError
 from stages.evaluation.corruption import CORRUPTIONS, corrupt
+from stages.evaluation.curated import Document
 from stages.evaluation.derived import (
     MAX_TRAIN,
-    Document,
     Example,
     alternate,
     derive,

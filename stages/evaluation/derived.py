@@ -14,24 +14,19 @@ tokens sees nearly all of them.
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from stages.errors import DataError
 from stages.evaluation.corruption import PLAIN_WORD, corrupt
+from stages.evaluation.curated import Document, read_documents
 from stages.evaluation.task_folder import Example, TaskData
 
 MAX_TRAIN, MAX_VALIDATION = 4000, 1000
 MIN_TRAIN, MIN_VALIDATION = 40, 10
 """With fewer examples a task is refused: its scores would be noise."""
-MAX_DOCUMENTS = 20_000
-"""Documents drawn from a larger split: enough for the examples, and little memory."""
 
 ALSO_CALLED = {
     "matplotlib": ("pyplot", "mpl", "plt"),
@@ -44,20 +39,8 @@ ALSO_CALLED = {
 }
 """What texts call a package besides its import name."""
 
-DOTTED_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])|(?<=\s[.!?])\s+|\n+")
 WORD = re.compile(r"[A-Za-z'-]+[,;:]?")
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A document of the corpus, as far as tasks need it."""
-
-    group: str
-    """The package of a docstring, else the source."""
-    is_docstring: bool
-    paragraphs: tuple[str, ...]
-
 
 Maker = Callable[[list[Document], np.random.Generator], list[Example]]
 
@@ -103,30 +86,6 @@ def alternate(examples: list[Example], num_labels: int) -> list[Example]:
     by_label = [[e for e in examples if e.label == label] for label in range(num_labels)]
     rounds = (zip if num_labels == 2 else zip_longest)(*by_label)
     return [example for turn in rounds for example in turn if example is not None]
-
-
-def read_documents(path: Path, seed: int) -> list[Document]:
-    """Read the documents of a split, or a random MAX_DOCUMENTS of them where there are more."""
-    try:
-        file = pq.ParquetFile(path, memory_map=True)
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist; run: dvc repro curate") from error
-    except pa.ArrowInvalid as error:
-        raise DataError(
-            f"{path} is not Parquet ({error}); run: dvc repro --force curate"
-        ) from error
-    num_rows = file.metadata.num_rows
-    chosen = np.zeros(num_rows, dtype=bool)
-    rng = np.random.default_rng(seed)
-    chosen[rng.permutation(num_rows)[:MAX_DOCUMENTS]] = True
-    documents: list[Document] = []
-    start = 0
-    for batch in file.iter_batches(columns=["source", "title", "text"]):
-        mask = pa.array(chosen[start : start + batch.num_rows])
-        start += batch.num_rows
-        rows = pc.filter(batch, mask).to_pydict()
-        documents += map(_document, rows["source"], rows["title"], rows["text"])
-    return documents
 
 
 def acceptability(documents: list[Document], rng: np.random.Generator) -> list[Example]:
@@ -242,12 +201,6 @@ def _check_enough(name: str, train: list[Example], validation: list[Example]) ->
             f"examples, and {MIN_TRAIN} and {MIN_VALIDATION} are needed; add text to "
             f"corpus.sources, or take '{name}' out of evaluation.tasks"
         )
-
-
-def _document(source: str, title: str, text: str) -> Document:
-    is_docstring = DOTTED_NAME.fullmatch(title) is not None
-    paragraphs = tuple(" ".join(p.split()) for p in text.split("\n\n"))
-    return Document(title.split(".")[0] if is_docstring else source, is_docstring, paragraphs)
 
 
 def _is_clean_sentence(sentence: str) -> bool:
