@@ -137,7 +137,9 @@ EVERY_STUDENT = {
 def test_student_is_a_stock_model_with_a_known_head(name: str, tmp_path: Path) -> None:
     kind, architecture, start = EVERY_STUDENT[name]
     teacher = teacher_of(kind)
-    student = build(teacher, recipe(architecture, start), dropout=0.1, seed=5).eval()
+    student = build(teacher, recipe(architecture, start), dropout=0.3, seed=5).eval()
+    rates = {n: rate for n, rate in student.config.to_dict().items() if "dropout" in n}
+    assert set(rates.values()) == {0.3}, rates
     seen = look(student, INPUT_IDS, ATTENTION, Taps(attention=frozenset({1, 2})))
     assert sorted(seen.attention) == [1, 2]
     with torch.no_grad():

@@ -58,10 +58,10 @@ def kl(theirs: Tensor, mine: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
-def relations(mine: Sees, theirs: Sees, batch: Batch) -> Tensor:
+def relations(mine: Sees, theirs: Sees, batch: Batch, *names: str) -> Tensor:
     """Return the divergence of every query's relations, summed over Q, K and V, B x H x S."""
     total = torch.zeros(())
-    for of in ("queries", "keys", "values"):
+    for of in names or ("queries", "keys", "values"):
         pair = []
         for x in (getattr(theirs, of)[-1], getattr(mine, of)[-1]):
             heads = x.unflatten(-1, (4, -1)).transpose(1, 2)
@@ -121,8 +121,8 @@ FORMS: dict[str, Form] = {
     ),
     # At masked tokens, T = 1. The paper's target has the teacher's entropy in it as well.
     "mixed_labels": lambda mine, theirs, learnt, batch: (
-        F.cross_entropy(mine.logits.flatten(0, 1), batch["labels"].flatten()) / 2
-        + kl(theirs.logits, mine.logits)[batch["labels"] != -100].mean() / 2
+        F.cross_entropy(mine.logits.flatten(0, 1), batch["labels"].flatten()) / 4
+        + kl(theirs.logits, mine.logits)[batch["labels"] != -100].mean() * 3 / 4
     ),
     "cosine": lambda mine, theirs, learnt, batch: (
         1 - F.cosine_similarity(mine.hidden[-1], theirs.hidden[-1], dim=-1)
@@ -164,6 +164,12 @@ OTHER_FORMS: dict[str, tuple[dict[str, object], Form]] = {
             relations(mine, theirs, batch).mean(1)[batch["attention_mask"].bool()].mean()
         ),
     ),
+    "relations of values": (
+        {"num_heads": 4, "of": ["values"]},
+        lambda mine, theirs, learnt, batch: per_sequence(
+            relations(mine, theirs, batch, "values"), batch
+        ),
+    ),
     "patience": (
         {"layers": "last", "reduction": "paper", "normalise": False},
         lambda mine, theirs, learnt, batch: sum(
@@ -172,6 +178,7 @@ OTHER_FORMS: dict[str, tuple[dict[str, object], Form]] = {
     ),
 }
 MORE = {
+    "mixed_labels": {"hard_share": 0.25},
     "relations": {"num_heads": 4},
     "patience": {"layers": "last"},
     "feature_maps": {"projection": "per_layer"},

@@ -213,6 +213,8 @@ def test_layers_are_matched_as_published() -> None:
 def test_projections_are_learnt_beside_the_student(projection: str, expected: set[str]) -> None:
     loss = loss_of({"kind": "hidden_states", "projection": projection})
     assert set(loss.projections) == expected
+    for linear in loss.projections.values():
+        assert linear.weight.std().item() == pytest.approx(0.2, rel=0.3)
     _, grads = value(loss, batches()(0))
     for name in expected:
         assert grads[f"projections.{name}.weight"].abs().sum() > 0
@@ -377,7 +379,7 @@ def test_work_counts_the_layers_that_run() -> None:
 
 
 def test_progressive_transfer_teaches_one_layer_at_a_time() -> None:
-    teacher = ib_bert(num_hidden_layers=3)
+    teacher = ib_bert(num_hidden_layers=6)
     given = recipe(**progressive(9), scale_steps=2)
     plan = stretches(given, SETTINGS, 40, 3)
     assert [(s.name, s.num_steps, s.only_layer) for s in plan] == [
@@ -401,11 +403,11 @@ def test_progressive_transfer_teaches_one_layer_at_a_time() -> None:
     together = progressive(9)["phases"][0] | {"progressive": False}
     whole = losses_of(recipe(**progressive(9) | {"phases": [together]}), teacher)
     batch = batches()(0)
-    parts = [loss(batch, loss.counts(batch))[0].item() for loss in losses]
-    (all_layers,) = whole
-    assert sum(parts) == pytest.approx(
-        all_layers(batch, all_layers.counts(batch))[0].item(), rel=1e-4
+    *parts, all_layers = (
+        loss(batch, loss.counts(batch))[1] / torch.tensor(loss.counts(batch))
+        for loss in (*losses, *whole)
     )
+    torch.testing.assert_close(sum(parts), all_layers, rtol=1e-4, atol=0)
 
 
 def test_lower_layers_learn_at_their_own_rate(tmp_path: Path) -> None:
@@ -424,6 +426,24 @@ def test_lower_layers_learn_at_their_own_rate(tmp_path: Path) -> None:
     assert moved[query.format(0)] == pytest.approx(0.001, rel=1e-2)
     assert moved[query.format(2)] == 0
     assert moved["student.bert.embeddings.word_embeddings.weight"] == 0
+
+
+def test_a_phase_has_its_own_schedule_masks_and_positions_where_it_says_so() -> None:
+    own = {"masking": {"fraction": 0.3}, "schedule": schedule(num_steps=3, batch_sequences=4)}
+    soft = {"kind": "soft_targets", "temperature": 3.0, "positions": "masked"}
+    given = recipe(
+        phases=[
+            {"name": "one", "objectives": [soft], **own},
+            {"name": "two", "objectives": [OBJECTIVES["soft_targets"]]},
+        ]
+    )
+    plan, (one, two) = stretches(given, SETTINGS, 40, 3), losses_of(given)
+    assert [(s.masking.fraction, s.num_steps, s.schedule.batch_sequences) for s in plan] == [
+        (0.3, 3, 4),
+        (0.15, 4, 8),
+    ]
+    assert (one.triple.temperature, one.triple.positions) == (3.0, "masked")
+    assert (two.triple.temperature, two.triple.positions) == (2.0, "all")
 
 
 def test_short_student_is_a_recipe() -> None:

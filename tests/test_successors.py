@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from stages import params
 from stages.distillation.distill import distill
-from stages.distillation.phases import phase_losses, stretches
+from stages.distillation.phases import batches_of, phase_losses, stretches
 from stages.errors import SettingsError, TeacherError, TrainingError
 from stages.files import read_json, sha256_of
 from stages.params import Recipe, Successor
@@ -239,21 +240,35 @@ def test_untrained_student_is_made_at_no_cost_and_another_goes_on_from_it(
         "after": "untrained",
         "architecture": {"kind": "distilbert", "num_layers": 2},
         "initialise": {"kind": "student"},
-        "taught_by": ["teacher", "untrained"],
-        "phases": [{"name": "only", "objectives": [SOFT | {"temperature": 3.0}]}],
+        # The first is not what students are measured by.
+        "taught_by": ["untrained", "teacher"],
+        "dropout": 0.3,
+        "phases": [
+            {"name": name, "objectives": [SOFT | {"temperature": 3.0}]} for name in ("one", "two")
+        ],
     }
+    seeds = []
+
+    def batches(*given: Any) -> Any:
+        seeds.append(given[-1])
+        return batches_of(*given)
+
+    monkeypatch.setattr("stages.distillation.distill.batches_of", batches)
     untrained, folder = distilled(world, "untrained", successor)
     assert untrained["heldout"] == untrained["initial_heldout"]
     assert (untrained["num_steps"], untrained["seconds"], untrained["phases"]) == (0, 0, [])
     assert (world / "untrained.csv").read_text().strip() == "step,loss"
     assert (folder / "tokenizer.json").exists()
-    trained, _ = distilled(world, "next", successor, "untrained")
+    trained, folder = distilled(world, "next", successor, "untrained")
     # It begins where the other ended; both are measured by the teacher.
     assert trained["initial_heldout"] == untrained["heldout"]
-    assert trained["num_steps"] == 2
-    assert trained["taught_by"] == ["teacher", "untrained"]
-    phase = {"name": "only", "num_steps": 2, "weights": {"ce": 1.0}}
-    assert trained["phases"] == [phase | {"temperature": 3.0, "positions": "all"}]
+    assert trained["num_steps"] == 4
+    assert trained["taught_by"] == ["untrained", "teacher"]
+    phase = {"num_steps": 2, "weights": {"ce": 1.0}, "temperature": 3.0, "positions": "all"}
+    assert trained["phases"] == [phase | {"name": "one"}, phase | {"name": "two"}]
+    # Each in an order of its own.
+    assert seeds == [56, 57]
+    assert AutoConfig.from_pretrained(folder).dropout == 0.3
     assert trained["model_sha256"] != untrained["model_sha256"]
     with pytest.raises(SettingsError, match="--after: next needs the folder of untrained"):
         distilled(world, "next", successor)

@@ -34,8 +34,8 @@ from stages.evaluation.keep import keep
 from stages.evaluation.metrics import score
 from stages.evaluation.task_distillation import TaskDistillation
 from stages.evaluation.task_folder import TaskData, write_task
-from stages.evaluation.task_models import answers, read_split, scored
-from stages.evaluation.task_student import distil_once
+from stages.evaluation.task_models import Split, answers, read_split, scored
+from stages.evaluation.task_student import distil_once, lesson
 from stages.evaluation.task_teacher import check_tokenizers
 from stages.evaluation.tasks import get_task
 from stages.export.compressed import compress, prune_smallest
@@ -43,6 +43,7 @@ from stages.export.graph import Feeds
 from stages.export.quantise import write_int8
 from stages.files import read_json, sha256_of, write_json
 from stages.params import Augmentation, FineTune, TaskPhase, load
+from stages.params import TaskDistillation as TaskDistillationSettings
 from stages.params.release import Int8
 from stages.teacher.models import save_model as save_model_with
 from stages.training.optimisation import learning_rate
@@ -191,6 +192,25 @@ def test_layers_learn_without_any_answer() -> None:
     assert loss.student.bert.encoder.layer[0].attention.self.query.weight.grad is not None
     assert all(parameter.grad is None for parameter in loss._teacher[0].parameters())
     assert not any("teacher" in name for name, _ in loss.named_parameters())
+    # The released TinyBERT leaves its teacher's dropout on.
+    loss.train()
+    assert not any(module.training for module in loss._teacher[0].modules())
+
+
+def test_answers_that_alone_are_learnt_from_are_asked_for_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("stages.evaluation.task_student.logits_of_all", lambda *_: "asked")
+
+    def taught(task: str, **phase: object) -> object:
+        recipe = TaskDistillationSettings.model_validate({"phases": [loss_of(**phase).phase]})
+        return lesson({"kind": task}, None, Split(None), recipe).taught_NC
+
+    layers = [{"kind": "hidden_states"}]
+    assert taught("classification", soft_targets=1) == "asked"
+    assert taught("classification", soft_targets=1, objectives=layers) is None
+    assert taught("span", soft_targets=1) is None
+    assert taught("regression", labels=1) is None
 
 
 @pytest.mark.parametrize(
@@ -331,7 +351,8 @@ def test_student_of_the_median_is_a_stock_classifier_with_its_score(
     """Killed before the third seed, it still has the students of the first two."""
     # The scores of numbers differ between seeds, however little was learnt.
     task = test_finetune.write_task(tmp_path / "task", regression=True)
-    params = settings_with(tmp_path, seeds=[1, 2, 3], task_distillation={"kd": {"phases": [KD]}})
+    recipe = {"phases": [KD], "dropout": 0.2}
+    params = settings_with(tmp_path, seeds=[1, 2, 3], task_distillation={"kd": recipe})
     trained = []
 
     def once(*given: Any) -> Any:
@@ -348,6 +369,7 @@ def test_student_of_the_median_is_a_stock_classifier_with_its_score(
     report = distil_task(*asked)
     assert trained == [1, 2, 3, 3]
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "kept").eval()
+    assert model.config.hidden_dropout_prob == 0.2
     tokenizer = Tokenizer.from_file(str(tmp_path / "kept" / "tokenizer.json"))
     tokenizer.enable_truncation(16)
     judged = pq.read_table(task / "validation.parquet").to_pydict()
@@ -447,21 +469,23 @@ def test_a_teacher_whose_words_are_no_word_pieces_augments_nothing(
         augment(settings, pair[0], task, TUNING, 0, ALONE.device, tmp_path / "text")
 
 
-def test_the_model_that_augments_is_on_the_device_that_trains(
+def test_augmentation_is_as_set_on_the_device_that_trains(
     task: Path, pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = []
 
     def variants(self: Augmenter, texts: list[str], *_: int) -> list[list[str]]:
-        found.append(self.model.device.type)
+        length = self.tokenizer.truncation["max_length"]
+        found.append((self.model.device.type, self.num_candidates, self.probability, length))
         return [[] for _ in texts]
 
     monkeypatch.setattr(Augmenter, "variants", variants)
     (tmp_path / "glove.txt").write_text("tensor 1 0\n")
-    settings = Augmentation(glove=str(tmp_path / "glove.txt"))
+    settings = Augmentation(glove=str(tmp_path / "glove.txt"), num_candidates=7, probability=0.2)
     # No device of numbers: what is sent there needs no GPU to be seen.
     augment(settings, pair[0], task, TUNING, 0, torch.device("meta"), tmp_path / "text")
-    assert found == ["meta", "meta"]
+    # Each text beside itself.
+    assert found == 2 * [("meta", 7, 0.2, 2 * TUNING.max_length)]
 
 
 def save_classifier(teacher: Path, folder: Path, labels: list[str] | None) -> Path:

@@ -25,8 +25,6 @@ def open_span_model(folder: Path, dropout: float, seed: int) -> PreTrainedModel:
     """Return the encoder in a folder with a new head for spans; `seed` is of the head's weights."""
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     config.num_labels = 2
-    if hasattr(config, "qa_dropout"):
-        config.qa_dropout = dropout
     return under_new_head(AutoModelForQuestionAnswering, folder, config, dropout, seed)
 
 

@@ -147,6 +147,7 @@ def set_dropout(config: Any, dropout: float) -> None:
         "dropout",
         "attention_dropout",
         "seq_classif_dropout",
+        "qa_dropout",
         "embedding_dropout",
         "mlp_dropout",
     ):
