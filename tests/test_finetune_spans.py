@@ -84,7 +84,7 @@ def settings(**changes: object) -> params.Params:
     chosen = params.load(ROOT / "profiles" / "offline.yaml")
     tuning = chosen.evaluation.finetune.model_copy(
         update={
-            "num_epochs": 8,
+            "num_epochs": 5,
             "learning_rate": 3e-3,
             "dropout": 0.0,
             "batch_examples": 16,
