@@ -41,9 +41,9 @@ TEXT = "Paris is the capital of France. A good film is not a bad book, and not v
 SIZES = {
     "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24,
 }  # fmt: skip
+# DistilBERT goes the whole way in test_pipeline.py.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "bert": SIZES,
-    "distilbert": {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 24},
     "mobilebert": SIZES
     | {"embedding_size": 8, "intra_bottleneck_size": 8, "classifier_activation": False},
     "roberta": SIZES | {"type_vocab_size": 1, "max_position_embeddings": POSITIONS + 2},
@@ -109,11 +109,6 @@ class Rows:
         return self._rows[indices]
 
 
-@pytest.fixture(scope="module", params=list(ARCHITECTURES))
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 def loaded(contents: dict[str, Any], folder: Path, **settings: Any) -> Any:
     """Return a model as a server opens it, and have it answer its example as promotion does."""
     import mlflow
@@ -125,6 +120,7 @@ def loaded(contents: dict[str, Any], folder: Path, **settings: Any) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_a_student_is_exported_opened_and_served(kind: str, tmp_path: Path) -> None:
     student = tmp_path / "student"
     tokenizer = tokenizer_of(kind)
@@ -165,6 +161,8 @@ def test_a_student_is_exported_opened_and_served(kind: str, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+# A BERT is in test_task_model.py, and served in test_serving.py.
+@pytest.mark.parametrize("kind", ["mobilebert", "roberta", "modernbert"])
 def test_a_classifier_is_exported_opened_and_served(kind: str, tmp_path: Path) -> None:
     tuned = tmp_path / "tuned"
     tokenizer = tokenizer_of(kind)
@@ -189,8 +187,7 @@ def test_a_classifier_is_exported_opened_and_served(kind: str, tmp_path: Path) -
     task = write_task(tmp_path / "task", "classification")
     report = export_task_model(tuned, task, settings, out, tmp_path / "r.json")
     assert report["scores"]["model.onnx"] == report["scores"]["PyTorch"]
-    knows_types = kind in ("bert", "mobilebert")
-    assert ("token_type_ids" in report["inputs"]) == knows_types
+    assert ("token_type_ids" in report["inputs"]) == (kind == "mobilebert")
     assert set(AutoTokenizer.from_pretrained(out)("a", "b")) == set(report["inputs"])
     # The second pair is cut where the model was tuned.
     pairs = [

@@ -7,8 +7,8 @@ import pytest
 
 from stages.errors import DataError
 from stages.evaluation.official_tsv import COLA_COLUMNS, LAYOUTS, read_split
-from stages.evaluation.prepare import read_folder
 from stages.evaluation.task_folder import HIDDEN, Example
+from stages.evaluation.task_sources import read_folder
 from stages.evaluation.tasks import get_task
 
 MNLI = (

@@ -12,9 +12,10 @@ from pydantic import ValidationError
 
 from stages.errors import DataError, SettingsError
 from stages.evaluation.predictions import Predictions
-from stages.evaluation.prepare import read_folder, warn_of_shared
+from stages.evaluation.prepare import warn_of_shared
 from stages.evaluation.task_folder import Example, write_task
 from stages.evaluation.task_models import scored
+from stages.evaluation.task_sources import read_folder
 from stages.evaluation.tasks import get_task
 from stages.files import read_json
 from stages.params import OwnTask

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.errors import DataError
-from stages.evaluation.prepare import read_folder
 from stages.evaluation.task_folder import HIDDEN, Example, Question
+from stages.evaluation.task_sources import read_folder
 from stages.evaluation.tasks import get_task
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from stages import params
 from stages.errors import DataError, SettingsError
-from stages.evaluation.prepare import read_hub
 from stages.evaluation.task_folder import Example, Question, TaskData, write_task
+from stages.evaluation.task_sources import read_hub
 from stages.evaluation.tasks import TASKS, check_labels, get_task, metric_key, split_metrics
 
 GLUE_NAMES = ["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from stages.evaluation.prepare import prepare
 from stages.evaluation.task_folder import Example
+from stages.evaluation.task_sources import read_public
 from stages.evaluation.tasks import get_task
 from stages.params import Params
 from stages.speed.runners import open_encoder, torch_runner
@@ -24,7 +24,7 @@ MAX_LENGTH = 128
 
 def sentence_pairs(settings: Params, tokenizer: Path) -> list[Ids]:
     """Return the token ids of every validation pair, 1 x its length."""
-    data, _ = prepare(get_task("stsb"), Path(), settings)
+    data, _ = read_public(get_task("stsb"), settings)
     (examples,) = data.validation.values()
     pairs = [(row.text_a, row.text_b) for row in examples if isinstance(row, Example)]
     encoder = Tokenizer.from_file(str(tokenizer))
