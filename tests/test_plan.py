@@ -217,4 +217,7 @@ def test_a_progressive_phase_is_said_as_one_and_all_are_added_up(answer: Answer)
     assert first == pytest.approx(last / 24)
     in_all = 8 * sum(model["hours"] for model in models)
     assert f"{in_all:.2f} device-hours\n" in text.split("in all:")[-1]
+    # 240,000 steps of 2,048 sequences of 512 tokens; seven models, nine tasks, five seeds.
+    assert f"{said}, 251,658,240,000 tokens, 62.9 times the corpus\n" in text
+    assert "315 fine-tuning runs (7 models on cola, sst2, " in text
     assert "of the 14.9 of T4: too much, lower launch.micro_batch_sequences\n" in text

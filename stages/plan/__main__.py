@@ -84,9 +84,22 @@ def main(arguments: argparse.Namespace) -> None:
     for _, of_phase in groupby(found, key=lambda plan: plan.phase):
         stretches = list(of_phase)
         took = sum(hours[plan.name] for plan in stretches)
-        print(_text(stretches, took, devices, price, hardware))
+        corpus = (num_sequences or 0) * length
+        print(_text(stretches, took, devices, price, hardware, corpus))
     total = sum(hours.values())
     print(f"\nin all: {_duration(total)}, {_device_hours(total, devices, price)}")
+    print(_beside(settings.evaluation))
+
+
+def _beside(evaluation: params.Evaluation) -> str:
+    """Say what comes after all that is planned here."""
+    num_models, seeds = 1 + len(evaluation.students), evaluation.seeds
+    settings = sum(len(evaluation.finetune.choices(task)) for task in evaluation.tasks)
+    return (
+        f"beside it, not counted: {num_models * len(seeds) * settings:,} fine-tuning runs "
+        f"({num_models} models on {', '.join(evaluation.tasks)}; seeds "
+        f"{', '.join(map(str, seeds))}), speed and export"
+    )
 
 
 def _rate(arguments: argparse.Namespace, precision: str) -> tuple[float, str]:
@@ -104,7 +117,12 @@ def _rate(arguments: argparse.Namespace, precision: str) -> tuple[float, str]:
 
 
 def _text(
-    stretches: Sequence[Plan], hours: float, devices: int, price: float | None, hardware: str
+    stretches: Sequence[Plan],
+    hours: float,
+    devices: int,
+    price: float | None,
+    hardware: str,
+    corpus: int,
 ) -> str:
     """Return what one phase takes: one stretch of training, or one for each layer."""
     plan = together(stretches)
@@ -132,7 +150,8 @@ def _text(
     lines = [
         "",
         f"{plan.name}{layers}: {plan.num_parameters / 1e6:.1f} M parameters, "
-        f"{plan.num_steps:,} steps, {plan.num_tokens:,} tokens",
+        f"{plan.num_steps:,} steps, {plan.num_tokens:,} tokens"
+        + (f", {plan.num_tokens / corpus:.3g} times the corpus" if corpus else ""),
         f"  work     {work.total / 1e9:.3f} GFLOP a token, {plan.flops:.3g} in all",
         *(f"    {part / work.total:6.1%}  {name}" for name, part in parts.items() if part),
         f"  memory   {memory.total / GIB:.2f} GiB a process{_of(memory.total, hardware)}",
