@@ -273,6 +273,13 @@ def test_student_of_another_kind_is_as_wide_as_its_teacher(kind: str) -> None:
     assert (config.hidden_size, config.num_attention_heads, config.intermediate_size) == (16, 1, 64)
 
 
+def test_modernbert_student_of_another_teacher_is_of_any_depth() -> None:
+    deep = recipe(shape("modernbert", 24), RANDOM)
+    student = build(teacher_of("bert"), deep, dropout=0.0, seed=0)
+    assert len(student.config.layer_types) == student.config.num_hidden_layers == 24
+    assert logits(student).shape == (10, SIZES["vocab_size"])
+
+
 def test_a_teacher_that_distilbert_cannot_express_is_refused() -> None:
     teacher = teacher_of("bert")
     teacher.config.layer_norm_eps = 1e-5

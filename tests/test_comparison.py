@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from stages.errors import DataError
+from stages.errors import DataError, SettingsError
 from stages.report.comparison import main, pareto, read_rows, table
 from stages.report.scatter import Point, score_against
 from tests.conftest import ROOT
@@ -75,6 +75,9 @@ def test_row_that_lacks_a_task_is_named_and_left_out(
     (folder / "finetune" / "teacher" / "package.json").unlink()
     with pytest.raises(DataError, match=r"teacher/package.json does not exist; run: dvc repro"):
         read_rows(folder, STUDENTS, TASKS)
+    (folder / "beside" / "kd").rename(folder / "beside" / "distilbert")
+    with pytest.raises(DataError, match="beside/distilbert has the name of a model: rows need"):
+        read_rows(folder, STUDENTS, ["acceptability"])
 
 
 def test_columns_may_be_chosen_for_rows_of_few_tasks(
@@ -86,11 +89,10 @@ def test_columns_may_be_chosen_for_rows_of_few_tasks(
     (folder / "beside" / "kd" / "package.json").unlink()
     shutil.copyfile(ROOT / "profiles" / "offline.yaml", tmp_path / "params.yaml")
     monkeypatch.chdir(tmp_path)
-    main(
-        argparse.Namespace(
-            reports=folder, tasks=["acceptability"], against=["mlm_only"], picture=None
-        )
-    )
+    given = {"reports": folder, "tasks": ["acceptability"], "picture": None}
+    with pytest.raises(SettingsError, match="--against nobody: the rows are teacher, distilbert,"):
+        main(argparse.Namespace(**given, against=["mlm_only", "nobody"]))
+    main(argparse.Namespace(**given, against=["mlm_only"]))
     found = cells(capsys.readouterr().out)
     assert found[""][6:9] == ["acceptability", "mean", "over mlm_only"]
     # 90 s and a third of 30; 49 against 30.

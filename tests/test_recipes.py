@@ -491,6 +491,11 @@ def test_short_student_is_a_recipe() -> None:
             "the teacher's layer 4: it has 1 to 3",
         ),
         ([{"kind": "cosine"}], NARROW, "phase only: objective cosine: the student's width is 8"),
+        (
+            [PKD],
+            AS_WIDE | {"num_layers": 2},
+            "layers = skip: the teacher's 3 layers do not divide evenly over the student's 2; take",
+        ),
     ],
 )
 def test_objective_that_does_not_fit_is_refused(objectives, architecture, message: str) -> None:

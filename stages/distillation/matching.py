@@ -77,6 +77,11 @@ def patience_pairs(how: str, num_student: int, num_teacher: int) -> Pairs:
             f"{num_teacher}; this one has {num_student}"
         )
     if how == "skip":
+        if num_teacher % num_student:
+            raise SettingsError(
+                f"layers = skip: the teacher's {num_teacher} layers do not divide evenly over the "
+                f"student's {num_student}; take last"
+            )
         return evenly(num_student, num_teacher, embeddings=False)[:-1]
     first = num_teacher - num_student
     return tuple((layer, first + layer) for layer in range(1, num_student))

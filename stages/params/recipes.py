@@ -99,7 +99,8 @@ class Phase(Settings):
     of them: the text that BERT, TinyBERT and MobileBERT were trained on."""
     progressive: bool = False
     """MobileBERT's progressive knowledge transfer: as many stages as the student has layers, in
-    each the loss of one layer alone; those below learn at a tenth of the rate."""
+    each the loss of one layer alone; those below learn at a tenth of the rate. Embeddings are held
+    and have no loss."""
 
     @model_validator(mode="after")
     def _objectives_count_once(self) -> "Phase":

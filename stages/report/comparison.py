@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from stages import params
 from stages.command import log, parser_for, run
-from stages.errors import DataError
+from stages.errors import DataError, SettingsError
 from stages.files import read_json, write_text
 from stages.params import TEACHER
 from stages.report.scatter import Point, front, score_against
@@ -59,7 +59,8 @@ def read_rows(folder: Path, students: Sequence[str], tasks: Sequence[str]) -> li
     """Return the teacher, the students and what stands beside them, as far as all tasks are there.
 
     Raises:
-        DataError: the teacher lacks a task, so that nothing can be compared.
+        DataError: the teacher lacks a task, so that nothing can be compared, or what stands beside
+            the models has the name of one.
     """
     speed = read_json(folder / "speed.json") if (folder / "speed.json").exists() else None
     found = []
@@ -67,6 +68,8 @@ def read_rows(folder: Path, students: Sequence[str], tasks: Sequence[str]) -> li
         *((name, folder / "finetune" / name, False) for name in (TEACHER, *students)),
         *((path.name, path, True) for path in sorted((folder / BESIDE).glob("*"))),
     ]:
+        if is_beside and name in (TEACHER, *students):
+            raise DataError(f"{reports} has the name of a model: rows need names of their own")
         missing = [task for task in tasks if not (reports / f"{task}.json").exists()]
         if missing:
             if name == TEACHER:
@@ -198,6 +201,9 @@ def main(arguments: argparse.Namespace) -> None:
     evaluation = settings.evaluation
     tasks = arguments.tasks or evaluation.tasks
     rows = read_rows(arguments.reports, evaluation.students, tasks)
+    for name in arguments.against or ():
+        if name not in (known := [row.name for row in rows]):
+            raise SettingsError(f"--against {name}: the rows are {', '.join(known)}")
     # Whoever is compared, they are compared with what no teacher and no training gave.
     untrained = [name for name, recipe in settings.recipes.items() if not recipe.phases]
     baselines = [*([evaluation.baseline] if evaluation.baseline else []), *untrained]

@@ -77,7 +77,9 @@ def relative_config(teacher: Any, shape: "Shape") -> Any:
     if teacher.model_type == shape.kind:
         config = copy.deepcopy(teacher)
     else:
-        config = AutoConfig.for_model(shape.kind, vocab_size=teacher.vocab_size)
+        config = AutoConfig.for_model(
+            shape.kind, vocab_size=teacher.vocab_size, num_hidden_layers=shape.num_layers
+        )
         for name in SPECIAL_IDS:
             if hasattr(config, name):
                 # Ids of another vocabulary are those of a kind's defaults.
