@@ -1,5 +1,6 @@
 """Files that are whole or absent: atomic writes, checksums, fingerprints, scratch folders."""
 
+import errno
 import fcntl
 import glob
 import hashlib
@@ -16,6 +17,7 @@ from typing import Any
 from stages.errors import DataError
 
 SCRATCH = Path(".scratch")
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 def sha256_of(path: Path) -> str:
@@ -78,7 +80,13 @@ def atomic_output(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with _holder(path) as holder:
         target = holder / path.name
-        yield target
+        try:
+            yield target
+        except OSError as error:
+            # A write that fails does not say to what file.
+            if error.filename is None and error.errno in DISK_ERRORS:
+                error.filename = str(target)
+            raise
         _flush(target)
         if path.is_dir() and not path.is_symlink():
             # A folder cannot be replaced in one step: put the old one aside first.

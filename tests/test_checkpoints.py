@@ -1,5 +1,6 @@
 """Checkpoints survive a power cut between any two writes, and damage to any of their bytes."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -183,6 +184,14 @@ def test_second_run_is_kept_out_of_a_workspace(
         pass
     with held(tmp_path, ALONE):
         pass
+
+
+def test_write_that_fails_for_want_of_room_names_its_file(tmp_path: Path) -> None:
+    for number, name in ((errno.ENOSPC, "states"), (errno.ECONNRESET, None)):
+        with pytest.raises(OSError, match="Error") as told, atomic_output(tmp_path / "states"):
+            raise OSError(number, "Error")
+        assert (told.value.filename and Path(told.value.filename).name) == name
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_a_killed_writer_left_is_gone_with_the_next_and_a_living_ones_is_not(
