@@ -190,13 +190,19 @@ def test_tuning_takes_the_steps_of_a_plain_script(model: Path, tmp_path: Path) -
 
 
 def test_grid_reports_the_best_setting_and_everything_it_was_chosen_from(
-    model: Path, tmp_path: Path
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "distillery")
     task = write_task(tmp_path / "task")
     grid = params.Grid(learning_rate=[1e-3, 1e-9])
     short = settings(grid=grid, num_epochs=2)
     report = tuned(model, task, short)
     tried = report["selected_from"]
+    # Two settings with two seeds each: each run says its score once it has ended.
+    said = [text for text in caplog.messages if " seed " in text]
+    assert [text.partition(":")[0].partition(", ")[2] for text in said] == [
+        f"run {number} of 4" for number in (1, 2, 3, 4)
+    ]
     assert [one["settings"]["learning_rate"] for one in tried] == [1e-3, 1e-9]
     assert [len(one["score"]["values"]) for one in tried] == [2, 2]
     best = max(tried, key=lambda one: one["score"]["median"])

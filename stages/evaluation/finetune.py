@@ -209,6 +209,15 @@ def finetune(
                 save_model(model.base_model, model_folder, workspace / "encoder")
             write_predictions([answered], workspace / f"seed-{seed}.parquet")
             write_json(file, {"metrics": metrics, "seconds": seconds})
+            log.info(
+                "%s seed %d, run %d of %d: %.1f, %.0f s",
+                task["name"],
+                seed,
+                len(tried) * len(seeds) + seeds.index(seed) + 1,
+                len(choices) * len(seeds),
+                headline(metrics, task["scored_by"]),
+                seconds,
+            )
         done = [read_json(workspace / f"seed-{seed}.json") for seed in seeds]
         tried.append(_over_seeds(done, task["scored_by"], settings))
         workspaces.append(workspace)
