@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from stages import params
+from stages.corpus.health import common_ids
 from stages.corpus.tokenising import Encoder, continuations
 from stages.export.export import Texts, export
 from stages.export.parity import heldout_batches
@@ -212,3 +213,6 @@ def test_tokens_of_bytes_keep_the_space_between_sentences(tmp_path: Path) -> Non
     written = [encoder.tokenizer.id_to_token(i) for i in tokens.ids[words[tokens.ids]]]
     assert not [token for token in written if token.startswith("\u0120")]
     assert not words[[encoder.special.cls, encoder.special.mask]].any()
+    # Of the six words `is`, twice, and `not` are English ones.
+    common = common_ids(encoder.tokenizer.get_vocab(), encoder.vocabulary_size)
+    assert common[tokens.ids].sum() == 3

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.corpus.special_tokens import BYTE_SPACE
+
 COMMON_WORDS = """
     the of and to that was for with is it as his her by from they this have which were not but had
     are be she you or their has been would when there who will can if its
@@ -40,7 +42,8 @@ def num_mojibake(text: str) -> int:
 def common_ids(vocabulary: dict[str, int], vocabulary_size: int) -> NDArray[np.bool_]:
     """Return for each id whether it is one of COMMON_WORDS."""
     common = np.zeros(vocabulary_size, dtype=np.bool_)
-    common[[vocabulary[word] for word in COMMON_WORDS if word in vocabulary]] = True
+    written = [space + word for space in ("", BYTE_SPACE) for word in COMMON_WORDS]
+    common[[vocabulary[word] for word in written if word in vocabulary]] = True
     return common
 
 

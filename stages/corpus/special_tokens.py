@@ -9,6 +9,8 @@ NAMES = (
     {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"},
     {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>", "mask": "<mask>"},
 )
+BYTE_SPACE = "\u0120"
+"""How vocabularies of bytes, RoBERTa's and ModernBERT's, write the space before a word."""
 
 
 def special_tokens(tokenizer: Any, called: object) -> dict[str, str]:

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from stages.corpus.special_tokens import special_ids
+from stages.corpus.special_tokens import BYTE_SPACE, special_ids
 from stages.errors import DataError
 
 SENTENCES_AT_A_TIME = 4096
@@ -28,8 +28,6 @@ MAX_SENTENCE_CHARACTERS = 10_000
 """What is longer is no sentence, and is cut: the library needs hundreds of bytes a character."""
 IN_WORD, SPACE, ALONE = range(3)
 """Classes of bytes. A punctuation mark is a word by itself, whatever stands beside it."""
-BYTE_SPACE = "\u0120"
-"""How vocabularies of bytes write a space."""
 
 
 @dataclass(frozen=True, slots=True)
