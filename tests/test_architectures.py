@@ -98,6 +98,14 @@ def test_copy_of_every_layer_is_the_teacher(kind: str) -> None:
     assert not torch.allclose(logits(fewer), logits(teacher), atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["bert", "distilbert"])
+def test_head_of_its_own_is_copied_too(kind: str) -> None:
+    torch.manual_seed(4)
+    teacher = BertForMaskedLM(BertConfig(**SIZES, tie_word_embeddings=False, initializer_range=1.0))
+    student = build(teacher, recipe(shape(kind, 4), layers(0, 1, 2, 3)), dropout=0.1, seed=0)
+    torch.testing.assert_close(logits(student), logits(teacher))
+
+
 def test_layers_are_taken_in_the_order_given() -> None:
     teacher = teacher_of("bert")
     taught = teacher.bert.encoder.layer
