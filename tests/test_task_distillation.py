@@ -545,6 +545,19 @@ def test_recipe_that_is_not_there_is_refused(task: Path, tmp_path: Path) -> None
         distil_task(tmp_path, tmp_path, task, "pd", params, ALONE, tmp_path / "report.json")
 
 
+def test_the_teacher_is_tuned_as_its_task_says(
+    task: Path, pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tune(*given: Any) -> None:
+        raise KeyboardInterrupt(given[3].num_epochs)
+
+    monkeypatch.setattr("stages.evaluation.distil_task.tune_on_labels", tune)
+    tuning = {"num_epochs": 1, "learning_rate": 0.1, "by_task": {"sst2": {"num_epochs": 7}}}
+    given = {"tasks": ["sst2"], "task_distillation": {"kd": {"phases": [KD]}}, "finetune": tuning}
+    with pytest.raises(KeyboardInterrupt, match="7"):
+        distil_task(*pair, task, "kd", settings_with(tmp_path, **given), ALONE, tmp_path / "r.json")
+
+
 def test_objective_that_does_not_fit_is_refused_before_the_teacher_is_tuned(
     task: Path, pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
