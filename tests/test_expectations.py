@@ -309,7 +309,11 @@ def test_the_stage_fails_after_writing_its_report(tmp_path):
     # What is found bad is nothing to compare the next with, and nothing to train on.
     assert not (tmp_path / "reports/corpus_versions.json").exists()
     assert not (tmp_path / "passed.json").exists()
-    assert (tmp_path / "reports/data_docs/index.html").is_file()
+    page = (tmp_path / "reports/data_docs/index.html").read_text()
+    # What failed comes first, and nothing is loaded from anywhere.
+    assert page.index('<tr class="failed"><th scope="row">few_duplicates') < page.index('"passed"')
+    assert "://" not in page
+    assert (tmp_path / "reports/data_docs" / page.split('<a href="')[1].split('"')[0]).is_file()
     # A bound that lets it pass: what training depends on names the shards alone.
     assert judge_in(tmp_path, max_duplicate_fraction=0.03).returncode == 0
     manifest = sha256_of(tmp_path / "shards" / "manifest.json")

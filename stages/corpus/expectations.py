@@ -22,6 +22,7 @@ from stages import params
 from stages.command import log, parser_for, run
 from stages.corpus.judging import Bound, Verdict, judge
 from stages.corpus.statistics import Statistics, measure
+from stages.corpus.verdict_page import write_verdict_page
 from stages.corpus.versions import Drift, drift, previous_of, versions_json
 from stages.errors import DataError
 from stages.files import atomic_output, sha256_of, write_json
@@ -143,7 +144,9 @@ def judge_shards(
     judged = {bound.table for bound in bounds}
     with atomic_output(docs) as folder:
         folder.mkdir()
-        return judge({name: tables[name] for name in tables if name in judged}, bounds, folder)
+        verdicts = judge({name: tables[name] for name in tables if name in judged}, bounds, folder)
+        write_verdict_page(folder, verdicts)
+    return verdicts
 
 
 def report_of(statistics: Statistics, found: Drift, verdicts: list[Verdict]) -> dict[str, Any]:
