@@ -133,8 +133,8 @@ def _as_server_errors(uri: str) -> Iterator[None]:
         yield
     except MlflowException as error:
         said = without_secret(str(error))
-        if said.startswith("API request to "):
-            # MLflow's words for a request that nobody answered, after its last try.
+        if said.startswith("API request to http"):
+            # MLflow's words after the last try that nobody answered; an answer has an endpoint.
             said = f"{server} does not answer; start it, or correct MLFLOW_TRACKING_URI ({said})"
         elif error.error_code == "UNAUTHENTICATED":
             said = (
