@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stages.corpus.one_shard import MODULES
+
 ROOT = Path(__file__).resolve().parent.parent
 # A room may import itself and those before it; GROUND is what they all stand on.
 GROUND = {"params", "errors", "files", "command", "lineage"}
@@ -145,6 +147,12 @@ def test_a_stage_runs_again_when_a_module_of_it_changes_and_for_no_other(stage: 
         if not any(ROOT / dep == path or ROOT / dep in path.parents for dep in code)
     ]
     assert not [dep for dep in code if not any(path.is_relative_to(ROOT / dep) for path in reached)]
+
+
+def test_a_shard_names_every_module_of_the_corpus_that_makes_it() -> None:
+    reached, _ = reached_from([ROOT / "stages/corpus/one_shard.py"])
+    made_by = {path.stem for path in reached if path.parent.name == "corpus"}
+    assert made_by - {"__init__"} == set(MODULES)
 
 
 COMMANDS = [
