@@ -20,7 +20,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from stages.errors import DataError
-from stages.students.heads import head_of
+from stages.students.heads import head_of, types_read
 
 WORD = re.compile(r"\b[A-Za-z]+\b")
 """Letters that are no part of a longer word, such as the rd of 3rd."""
@@ -210,8 +210,7 @@ class Augmenter:
 
     def _best(self, batch_3BS: torch.Tensor, places_B: NDArray[np.int64]) -> list[list[str]]:
         inputs = {"input_ids": batch_3BS[0], "attention_mask": batch_3BS[1]}
-        if getattr(self.model.config, "type_vocab_size", 0) > 1:
-            inputs["token_type_ids"] = batch_3BS[2]
+        inputs |= types_read(self.model, batch_3BS[2])
         hidden_BSD = self.model.base_model(**inputs).last_hidden_state
         rows = torch.arange(len(places_B), device=hidden_BSD.device)
         places = torch.from_numpy(places_B).clamp(min=0).to(hidden_BSD.device)

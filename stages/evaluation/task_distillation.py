@@ -16,6 +16,7 @@ from stages.distillation.terms import LayerTerm
 from stages.evaluation.classifier import logits_of
 from stages.objectives.soft_targets import soft_target_kl, span_ce, span_kl
 from stages.params import TaskPhase
+from stages.students.heads import types_read
 from stages.students.layout import with_layout
 from stages.students.taps import Seen, Taps, watch
 from stages.training.batches import Batch
@@ -95,8 +96,7 @@ class TaskDistillation(nn.Module):
         if taps == Taps() and self.kind != "span":
             return logits_of(model, batch).float(), Seen(None, {}, {})
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        if getattr(model.config, "type_vocab_size", 0) > 1:
-            inputs["token_type_ids"] = batch["token_type_ids"]
+        inputs |= types_read(model, batch["token_type_ids"])
         output, hidden, attention = watch(model, inputs, taps)
         if "start_logits" in output:
             logits = torch.stack([output.start_logits, output.end_logits], dim=-1)
