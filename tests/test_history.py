@@ -22,9 +22,13 @@ def test_champion_that_was_set_on_mlflows_page_is_said_entered_and_can_be_taken_
     store = two_versions
     promote(store, MODEL, 1)
     store.client.set_registered_model_alias(MODEL, CHAMPION, "2")
-    caplog.set_level("INFO")
-    promotion.main(promotion.command_line().parse_args(["status"]))
-    assert "changed outside of these commands, from version 1 to 2" in caplog.text
+    assert "changed outside of these commands, from version 1 to 2" in status_lines(caplog)
+    assert rollback(store, MODEL, dry_run=True).version == 1
+    # Killed when it is entered and the one before it is not the previous one yet.
+    with pytest.MonkeyPatch.context() as patch:
+        plant_kill(patch, survive=1)
+        with pytest.raises(Killed):
+            rollback(store, MODEL)
 
     back = rollback(store, MODEL, reason="nobody asked the gate")
     assert (back.version, back.replaced) == (1, 2)
@@ -52,12 +56,33 @@ def test_champion_that_was_set_on_mlflows_page_is_said_entered_and_can_be_taken_
         rollback(store, MODEL)
 
 
+def status_lines(caplog):
+    caplog.set_level("INFO")
+    caplog.clear()
+    promotion.main(promotion.command_line().parse_args(["status"]))
+    return caplog.text
+
+
+def test_previous_that_was_moved_on_mlflows_page_is_put_back_before_anything_else(
+    two_versions, caplog
+):
+    store = two_versions
+    promote(store, MODEL, 1)
+    # Nobody has asked the gate about it.
+    store.client.set_registered_model_alias(MODEL, PREVIOUS, "2")
+    assert "previous was moved outside of these commands" in status_lines(caplog)
+    for dry_run in (True, False):
+        with pytest.raises(DistilleryError, match="has no previous champion to go back to"):
+            rollback(store, MODEL, dry_run=dry_run)
+    assert PREVIOUS not in aliases(store, MODEL)
+
+
 def promote_two(store):
     return promote(store, MODEL, 2)
 
 
 @pytest.mark.parametrize("action", [promote_two, lambda store: rollback(store, MODEL)])
-def test_killed_at_any_write_keeps_a_champion_and_a_true_history(two_versions, action):
+def test_killed_at_any_write_keeps_a_champion_and_a_true_history(two_versions, action, caplog):
     """Before: champion 1, previous 2. After: champion 2, previous 1, whichever way."""
     store = two_versions
     promote(store, MODEL, 2)
@@ -73,6 +98,9 @@ def test_killed_at_any_write_keeps_a_champion_and_a_true_history(two_versions, a
         assert left[CHAMPION] == (2 if survive == 3 else 1)
         new = history.read(store, MODEL)[settled:]
         assert [change.state for change in new] == ["intended"] * (survive > 0)
+        said = status_lines(caplog)
+        assert ("to version 2 by" in said) == ("was cut off" in said) == (survive > 0)
+        assert "outside" not in said
         with store.locked():
             history.settle(store, MODEL)
         changes = history.read(store, MODEL)

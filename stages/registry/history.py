@@ -16,7 +16,8 @@ if `champion` stands where the entry wanted it the change happened, else it is u
 says `abandoned`.
 
 Whoever may write to the store can move an alias past all this, with two clicks on MLflow's page.
-The next change finds it, and gives it an entry of its own, `outside`.
+The next change finds it: that of `champion` gets an entry of its own, `outside`, and `previous` is
+put back.
 """
 
 import json
@@ -89,11 +90,7 @@ def new_change(
 
 def aliases_now(store: Store, model: str) -> Aliases:
     """Return where champion and previous stand."""
-    found = registered(store, model).aliases
-    champion, previous = found.get(CHAMPION), found.get(PREVIOUS)
-    return Aliases(
-        None if champion is None else int(champion), None if previous is None else int(previous)
-    )
+    return _look(store, model)[1]
 
 
 def apply(store: Store, model: str, change: Change) -> Change:
@@ -124,36 +121,51 @@ def recorded(changes: list[Change]) -> Aliases:
     return done[-1] if done else Aliases(None, None)
 
 
-def settle(store: Store, model: str) -> None:
-    """Bring aliases and history together again. Call it with the store locked.
+def settled(store: Store, model: str) -> tuple[list[Change], Aliases]:
+    """Return the entries that the history lacks, and where the aliases belong.
 
-    What a killed process left half done is finished or undone; a champion that was set outside of
-    this history is entered into it, and the one before it becomes the previous one.
+    What a killed process left half done has happened if `champion` stands where it wanted it. A
+    champion that was set outside of this history gets an entry, and the one before it becomes the
+    previous one. Nobody but a change moves `previous`: rollback would ask no gate for it.
+    """
+    past, now = _look(store, model)
+    news = [
+        replace(change, state="done" if now.champion == change.after.champion else "abandoned")
+        for change in past
+        if change.state == "intended"
+    ]
+    last = recorded(sorted([*past, *news], key=lambda change: change.key))
+    # A version that was deleted takes its aliases along, and is none to go back to.
+    there = numbers(store, model)
+    if now.champion != last.champion:
+        before = last.champion if last.champion in there else last.previous
+        after = Aliases(now.champion, before if before in there else None)
+        found = new_change("outside", last, after, "found so: not made by these commands", {})
+        news.append(_after(replace(found, state="done", who="unknown"), past))
+        return news, after
+    return news, Aliases(now.champion, last.previous if last.previous in there else None)
+
+
+def settle(store: Store, model: str) -> Aliases:
+    """Bring aliases and history together again; return where the aliases stand then.
+
+    Call it with the store locked.
 
     Raises:
         DistilleryError: on a server, another process may still be at it.
     """
-    for change in read(store, model):
-        if change.state != "intended":
-            continue
+    news, belong = settled(store, model)
+    for change in news:
         age = datetime.now(UTC) - datetime.fromisoformat(change.when)
-        if store.folder is None and age < SETTLE_AFTER:
+        if store.folder is None and change.action != "outside" and age < SETTLE_AFTER:
             raise DistilleryError(
                 f"a {change.action} of {model} by {change.who} began at {change.when} and has not "
                 f"ended; wait {SETTLE_AFTER.seconds // 60} minutes and try again"
             )
-        happened = aliases_now(store, model).champion == change.after.champion
-        _move_previous(store, model, (change.after if happened else change.before).previous)
-        _write(store, model, replace(change, state="done" if happened else "abandoned"))
-    past = read(store, model)
-    before, now = recorded(past), aliases_now(store, model)
-    if now.champion != before.champion:
-        # A champion that was deleted takes its alias along, and is no version to go back to.
-        is_there = before.champion in numbers(store, model)
-        after = Aliases(now.champion, before.champion if is_there else now.previous)
-        found = new_change("outside", before, after, "found so: not made by these commands", {})
-        _write(store, model, _after(replace(found, state="done", who="unknown"), past))
-        _move_previous(store, model, after.previous)
+        _write(store, model, change)
+    if aliases_now(store, model).previous != belong.previous:
+        _move_previous(store, model, belong.previous)
+    return belong
 
 
 def answered(store: Store, model: str, request: str) -> Change | None:
@@ -164,8 +176,17 @@ def answered(store: Store, model: str, request: str) -> Change | None:
 
 def read(store: Store, model: str) -> list[Change]:
     """Return every recorded change, oldest first."""
-    tags: dict[str, str] = registered(store, model).tags
-    return [_parse(key, tags[key]) for key in sorted(tags) if key.startswith(PREFIX)]
+    return _look(store, model)[0]
+
+
+def _look(store: Store, model: str) -> tuple[list[Change], Aliases]:
+    """Return history and aliases of one and the same moment."""
+    entry = registered(store, model)
+    changes = [_parse(key, entry.tags[key]) for key in sorted(entry.tags) if key.startswith(PREFIX)]
+    champion, previous = entry.aliases.get(CHAMPION), entry.aliases.get(PREVIOUS)
+    return changes, Aliases(
+        None if champion is None else int(champion), None if previous is None else int(previous)
+    )
 
 
 def _is_let_go_on(store: Store, model: str, change: Change) -> bool:

@@ -25,7 +25,7 @@ from stages.registry import history
 from stages.registry.history import Change
 from stages.registry.transitions import approve, promote, rollback
 from stages.registry.versions import Version, get_version, is_registered, numbers, status
-from stages.tracking.store import CHAMPION, Store, open_store
+from stages.tracking.store import Store, open_store
 
 NUM_SHOWN = 5
 """Versions without an alias that `status` shows."""
@@ -58,10 +58,9 @@ def main(arguments: argparse.Namespace) -> None:
     elif arguments.command == "status":
         versions = status(store, model)
         answer = {name: asdict(version) for name, version in versions.items()}
-        recorded = history.recorded(_past(store, model)).champion
-        lines = [*_status_lines(model, versions, recorded), *_without_alias(store, model, versions)]
+        lines = list(_status_lines(store, model, versions))
     else:
-        changes = _past(store, model)
+        changes = history.read(store, model) if is_registered(store, model) else []
         answer = [asdict(change) for change in changes]
         lines = [_history_line(change) for change in changes] or [f"{model}: no changes yet"]
     for line in lines:
@@ -97,27 +96,39 @@ def command_line() -> argparse.ArgumentParser:
     return parser
 
 
-def _past(store: Store, model: str) -> list[Change]:
-    return history.read(store, model) if is_registered(store, model) else []
-
-
-def _status_lines(model: str, versions: dict[str, Version], recorded: int | None) -> Iterator[str]:
+def _status_lines(store: Store, model: str, versions: dict[str, Version]) -> Iterator[str]:
     if not versions:
         yield f"{model}: no version has an alias"
-    set_now = versions[CHAMPION].version if CHAMPION in versions else None
-    if set_now != recorded:
+    if not is_registered(store, model):
+        return
+    news, belong = history.settled(store, model)
+    for change in news:
+        yield _unsettled(change)
+    if not news and history.aliases_now(store, model).previous != belong.previous:
         yield (
-            f"the champion was changed outside of these commands, from version {recorded or '-'} "
-            f"to {set_now or '-'}: no gate was asked. The next promotion or rollback enters it "
-            "into the history, and a rollback goes back to the version before"
+            "the alias previous was moved outside of these commands; the next promotion or "
+            f"rollback puts it back to version {belong.previous or '-'}"
         )
     for name, version in versions.items():
         yield _line(name, version)
+    yield from _without_alias(store, model, versions)
+
+
+def _unsettled(change: Change) -> str:
+    if change.action == "outside":
+        return (
+            "the champion was changed outside of these commands, from version "
+            f"{change.before.champion or '-'} to {change.after.champion or '-'}: no gate was "
+            "asked. The next promotion or rollback enters it into the history, and a rollback "
+            "goes back to the version before"
+        )
+    return (
+        f"a {change.action} to version {change.after.champion} by {change.who}, begun at "
+        f"{change.when}, has not ended: it is under way, or was cut off and the next one settles it"
+    )
 
 
 def _without_alias(store: Store, model: str, named: dict[str, Version]) -> Iterator[str]:
-    if not is_registered(store, model):
-        return
     taken = {version.version for version in named.values()}
     others = [number for number in numbers(store, model) if number not in taken]
     for number in reversed(others[-NUM_SHOWN:]):
@@ -137,7 +148,7 @@ def _history_line(change: Change) -> str:
     verdict = {True: "passed", False: "failed", None: "unknown"}[change.gate.get("passed")]
     return (
         f"{change.when}  {change.action:<8}  {change.before.champion or '-'} -> "
-        f"{change.after.champion}  {change.state:<9}  gate {verdict}  {change.who}  "
+        f"{change.after.champion or '-'}  {change.state:<9}  gate {verdict}  {change.who}  "
         f"{change.reason or '(no reason given)'}"
     )
 

@@ -60,12 +60,10 @@ def promote(
         DistilleryError: the version does not exist or does not load.
     """
     with store.locked():
-        if not dry_run:
-            history.settle(store, model)
+        before = history.settled(store, model)[1] if dry_run else history.settle(store, model)
         if done := history.answered(store, model, request):
             return _done_before(store, model, done)
         candidate = _chosen(store, model, version)
-        before = history.aliases_now(store, model)
         if before.champion == candidate.version:
             change = history.new_change("promote", before, before, reason, {})
             return _conclude(store, candidate, change, dry_run)
@@ -92,11 +90,9 @@ def rollback(
         DistilleryError: there is no previous champion, or it does not load.
     """
     with store.locked():
-        if not dry_run:
-            history.settle(store, model)
+        before = history.settled(store, model)[1] if dry_run else history.settle(store, model)
         if done := history.answered(store, model, request):
             return _done_before(store, model, done)
-        before = history.aliases_now(store, model)
         if before.previous is None or before.previous == before.champion:
             raise DistilleryError(
                 f"{model} has no previous champion to go back to; promote a version by its number: "
