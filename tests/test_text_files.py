@@ -185,6 +185,13 @@ def test_a_book_is_its_chapters_without_licence_front_matter_and_contents(worksp
     assert whole.title == "a_book"
 
 
+def test_a_file_of_several_books_gives_them_all(workspace):
+    (workspace / "raw" / "two.txt").write_text(f"{book(2)}\n\n{book(3)}")
+    found, tally = read("books")
+    assert [document.title.split()[2] for document in found] == ["1.", "2.", "1.", "2.", "3."]
+    assert tally.paragraphs.counts["licence"] == 4
+
+
 def test_a_book_that_begins_without_a_heading_loses_no_line_of_its_text(workspace):
     said = [f'"No," said {name}, and left.' for name in ("he", "she")]
     first = ["A BOOK", "by Nobody", *[SENTENCES.strip()] * 3, *said, "The end of May began well."]

@@ -162,8 +162,8 @@ def _assemble(shards: list[Shard], folder: Path, split: str) -> dict[str, Any]:
     if not listed:
         raise DataError(
             f"no sequence is left for the {split} split ({drops.counts.total()} documents dropped: "
-            f"{dict(drops.counts)}); add text under corpus.sources in params.yaml, or lower "
-            "corpus.shards.min_tokens"
+            f"{dict(drops.counts)}); add text under corpus.sources in params.yaml, lower "
+            "corpus.shards.min_tokens, or raise max_unknown_fraction beside it"
         )
     return {
         "num_sequences": sum(shard["num_sequences"] for shard in listed),

@@ -90,14 +90,21 @@ class Part:
 def parts(paragraphs: Iterable[str], is_heading: Headings, drops: Drops) -> Iterator[Part]:
     """Yield the parts of a book that hold its text; what is none is counted in `drops`."""
     part = Part("")
+    has_ended = False
     for paragraph in paragraphs:
         is_short = len(paragraph) < MAX_MARK_CHARACTERS
         if is_short and _STARTS.search(paragraph):
             drops.add("licence", " ".join(part.paragraphs[:3]))
             part = Part("")
+            has_ended = False
+        elif has_ended:
+            # The licence at length; but one file may hold several books.
+            continue
         elif is_short and _ENDS.search(paragraph):
             drops.add("licence", paragraph)
-            break
+            yield from _text_of(part, drops)
+            part = Part("")
+            has_ended = True
         elif is_short and _CREDITS.match(paragraph):
             drops.add("front_matter", paragraph)
         elif is_heading(paragraph):

@@ -41,4 +41,4 @@ def _parts(path: Path, limit: int, tally: Tally) -> Iterator[Part]:
     if part.paragraphs:
         yield part
     else:
-        tally.warn(f"{path} holds nothing but white space")
+        tally.warn(f"{path} holds no text")
