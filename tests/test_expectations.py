@@ -196,6 +196,9 @@ def test_malformed_rows_are_counted():
     assert num_malformed(rows[[4]], SPECIAL) == 1
     # Where every document has its own rows, any may end in padding.
     assert num_malformed(rows, SPECIAL, padded=True) == 4
+    # Nor may the last of a batch, where the shard goes on.
+    shard = {"file": "x", "num_sequences": 2}
+    assert shard_statistics(shard, [rows[[6]], rows[[0]]], SPECIAL).num_malformed == 1
 
 
 def test_equal_rows_have_equal_hashes_and_others_do_not():
@@ -235,8 +238,12 @@ def test_the_training_split_is_measured(tmp_path):
     train[399, 32] = SPECIAL.sep
     train[200, 1:33] = SPECIAL.unk
     heldout[:2] = train[5:7]
-    found = measure(shards(tmp_path / "shards", train, heldout))
+    dropped = {"dropped": {"too_few_tokens": 1}, "examples": {"too_few_tokens": ["Text."]}}
+    found = measure(shards(tmp_path / "shards", train, heldout, **dropped))
 
+    # Of either split.
+    assert found.drops.counts == {"too_few_tokens": 2}
+    assert not {str(i) for i in range(5)} & found.outline.tokens.keys()
     assert [shard.num_sequences for shard in found.shards] == [200, 200, 20]
     assert [shard.num_malformed for shard in found.shards] == [0, 0, 0]
     assert found.train.num_tokens == 400 * 64 - 31

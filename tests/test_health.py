@@ -13,7 +13,7 @@ def test_text_that_was_decoded_wrongly_is_seen():
     # Six characters past ASCII, each two or three others now.
     assert num_mojibake(text.encode().decode("cp1252", errors="replace")) >= 6
     assert num_mojibake("r\u00e9sum\u00e9".encode().decode("latin-1")) == 2
-    assert num_mojibake("two \ufffd lost \ufffd") == 2
+    assert num_mojibake("one \ufffd\n\ntwo \ufffd lost \ufffd") == 3
 
 
 def test_text_that_only_looks_foreign_is_left_alone():
@@ -24,6 +24,11 @@ def test_text_that_only_looks_foreign_is_left_alone():
         "\u00bd \u00a3",
     ):
         assert num_mojibake(text) == 0
+
+
+def test_common_words_are_known_with_their_space_too():
+    vocabulary = {"the": 0, "\u0120of": 1, "cat": 2, "\u0120cat": 3}
+    assert common_ids(vocabulary, 5).tolist() == [True, True, False, False, False]
 
 
 def test_documents_without_the_commonest_words_are_foreign():

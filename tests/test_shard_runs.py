@@ -10,7 +10,7 @@ import pytest
 
 from stages import files
 from stages.corpus import shards as shards_module
-from stages.corpus.one_shard import make_shard
+from stages.corpus.one_shard import Shard, make_shard
 from stages.corpus.reading import open_split
 from stages.corpus.workers import cluster
 from stages.errors import DataError, DistilleryError
@@ -69,6 +69,34 @@ def test_another_tokenizer_at_the_same_path_is_opened(curated, tmp_path, tiny_to
     before = open_split(tmp_path / "before", "train")
     assert after.token_counts[words["cat"]] == before.token_counts[words["dog"]] > 0
     assert after.token_counts[words["dog"]] == before.token_counts[words["cat"]] > 0
+
+
+@pytest.mark.parametrize("what", ["documents", "tokenizer", "settings", "code"])
+def test_what_a_killed_run_left_is_nothing_to_a_run_of_other(
+    curated, tmp_path, tiny_tokenizer, monkeypatch, what
+):
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(tiny_tokenizer.read_bytes())
+
+    def killed(_shard: Shard) -> None:
+        raise KeyboardInterrupt
+
+    def left(**changes: object) -> set[str]:
+        with pytest.raises(KeyboardInterrupt):
+            make(curated, path, tmp_path / "shards", **changes)
+        return {folder.name for folder in Path(".scratch").iterdir()}
+
+    monkeypatch.setattr(shards_module, "make_shard", killed)
+    before = left()
+    assert left() == before
+    if what == "documents":
+        write_curated(curated, 6)
+    elif what == "tokenizer":
+        path.write_text(json.dumps(json.loads(path.read_text())))
+    elif what == "code":
+        monkeypatch.setattr(shards_module, "versions", lambda: {"code": "another"})
+    changes = {"min_tokens": 5} if what == "settings" else {}
+    assert len(left(**changes) - before) == 1
 
 
 def test_damaged_token_counts_are_refused(curated, tmp_path, tiny_tokenizer):

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 import yaml
 
-from stages.corpus import one_shard
+from stages.corpus import one_shard, records
 from stages.corpus import shards as shards_module
 from stages.corpus import workers as workers_module
 from stages.corpus.curate import SPLITS
 from stages.corpus.one_shard import make_shard
 from stages.corpus.reading import open_split
-from stages.corpus.records import Document, document_writer
+from stages.corpus.records import Document, document_writer, read_documents
 from stages.corpus.shards import Workers, make_shards
 from stages.corpus.tokenising import open_tokenizer
 from stages.corpus.workers import cluster, processes
@@ -63,18 +63,20 @@ def make(
     return out
 
 
-def test_whole_documents_are_read_back_in_order(tmp_path, tiny_tokenizer):
+def test_whole_documents_are_read_back_in_order(tmp_path, tiny_tokenizer, monkeypatch):
+    # Shares begin and end within row groups, and these within batches.
+    monkeypatch.setattr(records, "ROWS_PER_GROUP", 3)
+    monkeypatch.setattr(one_shard, "DOCUMENTS_PER_BATCH", 2)
     out = make(write_curated(tmp_path / "curated", 20), tiny_tokenizer, tmp_path / "shards")
     sequences = open_split(out, "train")
     rows = sequences.rows(np.arange(sequences.num_sequences))
 
     # The same tokens, shard after shard, although the tokenizer's file asks to cut at 16.
     tokenizer = open_tokenizer(tiny_tokenizer)
-    expected = []
-    for number in range(SETTINGS.num_shards):
-        share = one_shard._documents(tmp_path / "curated/train.parquet", number, 3)
-        for _sources, texts in share:
-            expected += [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+    expected = [
+        tokenizer.encode(document.text, add_special_tokens=False).ids
+        for document in read_documents(tmp_path / "curated/train.parquet")
+    ]
     ordinary = rows[rows >= 5]
     assert ordinary.tolist() == [i for ids in expected for i in ids]
     assert len(expected) == 20
@@ -100,12 +102,15 @@ def test_rows_come_in_the_order_asked_for(tmp_path, tiny_tokenizer):
 def test_short_and_unknown_documents_are_dropped_and_counted(tmp_path, tiny_tokenizer):
     curated = write_curated(tmp_path / "curated", 10)
     texts = ["the cat runs", "zebra zebra the dog", "the dog sees the old house"]
+    texts += ["old cat sees good old dog"]
     with document_writer(curated / "heldout.parquet") as writer:
         for i, text in enumerate(texts):
             writer.write(Document(f"heldout:{i}", "a", "title", text))
     out = make(curated, tiny_tokenizer, tmp_path / "shards")
     part = read_json(out / "manifest.json")["splits"]["heldout"]
-    assert part["num_documents"] == 1
+    assert part["num_documents"] == 2
+    # All of the last one, which has no word that English cannot do without.
+    assert sum(shard["num_foreign_tokens"] for shard in part["shards"]) == 6
     assert part["dropped"] == {"too_few_tokens": 1, "too_many_unknown": 1}
     assert part["examples"] == {"too_few_tokens": texts[:1], "too_many_unknown": texts[1:2]}
 
@@ -376,6 +381,15 @@ def test_shards_of_another_format_are_refused(tmp_path, tiny_tokenizer):
     out = make(write_curated(tmp_path / "curated", 20), tiny_tokenizer, tmp_path / "shards")
     write_json(out / "manifest.json", {**read_json(out / "manifest.json"), "format": 99})
     with pytest.raises(DataError, match="has format 99, and format 2 is read here"):
+        open_split(out, "train")
+
+
+def test_rows_that_the_manifest_does_not_count_are_refused(tmp_path, tiny_tokenizer):
+    out = make(write_curated(tmp_path / "curated", 20), tiny_tokenizer, tmp_path / "shards")
+    manifest = read_json(out / "manifest.json")
+    manifest["splits"]["train"]["num_sequences"] += 1
+    write_json(out / "manifest.json", manifest)
+    with pytest.raises(DataError, match=r"train holds (\d+) rows where the manifest says (?!\1)"):
         open_split(out, "train")
 
 

@@ -158,13 +158,11 @@ def _map(path: Path, length: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for batch in table.to_batches():
         bits = batch.column("sentence_starts").flatten()
         # A row's length is a multiple of eight, so every row's bits begin with a byte.
-        first, size = bits.offset // 8, len(bits) // 8
-        marks = np.frombuffer(bits.buffers()[1], dtype=np.uint8)[first : first + size]
+        marks = np.frombuffer(bits.buffers()[1], dtype=np.uint8)[: len(bits) // 8]
         yield _ids(batch, length), marks.reshape(-1, length // 8)
 
 
 def _ids(batch: pa.RecordBatch, length: int) -> np.ndarray:
     # Not to_numpy, which imports pandas: a second for whoever trains.
     flat = batch.column("input_ids").flatten()
-    stored = np.frombuffer(flat.buffers()[1], str(flat.type))
-    return stored[flat.offset : flat.offset + len(flat)].reshape(-1, length)
+    return np.frombuffer(flat.buffers()[1], str(flat.type))[: len(flat)].reshape(-1, length)

@@ -26,7 +26,6 @@ class ShardStatistics:
     num_sequences: int
     num_tokens: int
     """Without padding."""
-    smallest_id: int
     largest_id: int
     num_malformed: int
     """Rows that are not `[CLS] ... [SEP]` at full length; the last row may end in padding."""
@@ -79,21 +78,19 @@ def shard_statistics(
     shard: dict[str, Any], batches: Iterable[np.ndarray], special: SpecialIds, padded: bool = False
 ) -> ShardStatistics:
     """Measure one shard, which the manifest describes, from its rows [num_rows, L] in batches."""
-    num_rows = num_tokens = num_unknown = malformed = 0
-    extremes: list[int] = []
+    num_rows = num_tokens = num_unknown = malformed = largest = 0
     for rows in batches:
         num_rows += len(rows)
         num_tokens += int(np.count_nonzero(rows != special.pad))
         num_unknown += int(np.count_nonzero(rows == special.unk))
         malformed += num_malformed(rows, special, padded, num_rows == shard["num_sequences"])
-        extremes += int(rows.min()), int(rows.max())
+        largest = max(largest, int(rows.max()))
     tells = num_tokens >= MIN_TOKENS_FOR_A_SHARE
     return ShardStatistics(
         file=shard["file"],
         num_sequences=num_rows,
         num_tokens=num_tokens,
-        smallest_id=min(extremes),
-        largest_id=max(extremes),
+        largest_id=largest,
         num_malformed=malformed,
         unknown_fraction=num_unknown / num_tokens if tells else None,
         mojibake_fraction=mojibake_fraction([shard]) if tells else None,
