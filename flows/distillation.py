@@ -11,8 +11,6 @@ DVC decides whether a stage runs, this flow decides when. After it `dvc status` 
 import argparse
 import logging
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -38,7 +36,7 @@ from flows.warm_dvc import WarmDvc
 from stages import params
 from stages.command import cores_to_use, parser_for
 from stages.command import run as run_command
-from stages.errors import DistilleryError, SettingsError
+from stages.errors import DistilleryError
 
 Runner = TaskRunner[PrefectFuture[Any]]
 
@@ -65,7 +63,7 @@ def distillation(
     try:
         root = project_root()
         if profile != AS_IT_IS:
-            use_profile(root, profile)
+            params.use(profile)
         settings = params.load(root / params.PARAMS)
         graph = read_graph()
         if targets:
@@ -106,14 +104,6 @@ def _slots(launch: params.Launch) -> Slots:
     return Slots(launch.parallel_stages, cores_to_use(), gpus(), machine_lock=lock)
 
 
-def use_profile(root: Path, name: str) -> None:
-    """Make params.yaml a copy of a profile, as `make profile NAME=...` does."""
-    command = [sys.executable, "-m", "stages.params", "use", name]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SettingsError(done.stderr.strip())
-
-
 def _conclusion(graph: Graph, states: dict[str, State[Any]]) -> State[Any]:
     """Fail with the stages that failed, or with what `dvc status` still finds to do."""
     failed = {name: state for name, state in states.items() if state.is_failed()}
@@ -141,15 +131,16 @@ def _conclusion(graph: Graph, states: dict[str, State[Any]]) -> State[Any]:
 def main(arguments: argparse.Namespace) -> None:
     """Run the flow once, with the configured server or with one of its own."""
     root = project_root()
-    if arguments.profile == AS_IT_IS:
-        # A mistake in the settings is told at once, without starting a server for it.
-        params.load(root / params.PARAMS)
+    # A mistake is told at once, without starting a server for it.
+    if arguments.profile is not None:
+        params.use(arguments.profile)
+    params.load(root / params.PARAMS)
+    if arguments.target:
+        read_graph().upstream_of(arguments.target)
     started = time.monotonic()
     with with_server(root):
         try:
-            state = distillation(
-                profile=arguments.profile, targets=arguments.target, return_state=True
-            )
+            state = distillation(targets=arguments.target, return_state=True)
             report_outcome(state)
         except HTTPError as error:
             raise DistilleryError(
@@ -171,7 +162,7 @@ def closing_words(root: Path, results: Results) -> list[str]:
 
 if __name__ == "__main__":
     parser = parser_for(__doc__)
-    parser.add_argument("--profile", default=AS_IT_IS, help="make params.yaml this profile first")
+    parser.add_argument("--profile", help="make params.yaml this profile first")
     parser.add_argument(
         "--target", action="append", default=[], help="a stage or a group; may be repeated"
     )
