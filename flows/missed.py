@@ -44,8 +44,9 @@ def left_to_a_later_run() -> State[Any] | None:
                 state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(DOES_IT))),
             ),
         )
-    # Both bounds are part of what is asked for.
-    later = [run.name for run in runs if str(run.id) != flow_run.id]
+    # Both bounds are part of what is asked for: of two schedules' runs at one time, one is later.
+    mine = flow_run.scheduled_start_time, flow_run.id
+    later = [run.name for run in runs if (run.expected_start_time, str(run.id)) > mine]
     if not later:
         return None
     return Completed(name=SKIPPED, message=f"Missed; a later run is due as well: {later[0]}.")

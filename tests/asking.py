@@ -5,7 +5,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 
@@ -42,10 +42,10 @@ def start_run(api_url: str, deployment: str, parameters: dict[str, Any] | None =
     return _create_run(api_url, deployment, {"parameters": parameters or {}})
 
 
-def miss_run(api_url: str, deployment: str, *, days_ago: int) -> str:
+def miss_run(api_url: str, deployment: str, when: datetime) -> str:
     """Leave a run as a schedule does that no worker was there for; return its id."""
-    when = (datetime.now(UTC) - timedelta(days=days_ago)).isoformat()
-    state = {"type": "SCHEDULED", "name": "Late", "state_details": {"scheduled_time": when}}
+    details = {"scheduled_time": when.isoformat()}
+    state = {"type": "SCHEDULED", "name": "Late", "state_details": details}
     return _create_run(api_url, deployment, {"state": state, "tags": ["auto-scheduled"]})
 
 
