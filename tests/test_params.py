@@ -101,8 +101,22 @@ def mistakes(path: Path) -> list[str]:
         ),
         (
             {"students.distilbert": RECIPE | {"architecture": {"kind": "lstm"}}},
-            "students.distilbert.architecture: input tag 'lstm' found using 'kind' does not match "
-            "any of the expected tags: 'bert', 'roberta', 'modernbert', 'distilbert', 'mobilebert'",
+            "students.distilbert.architecture.kind = lstm: must be one of 'bert', 'roberta', "
+            "'modernbert', 'distilbert', 'mobilebert'",
+        ),
+        (
+            {"corpus.sources.docstrings.kind": None},
+            "corpus.sources.docstrings.kind: is missing",
+        ),
+        (
+            {"evaluation.own_tasks": {"My task": 3}, "launch.machine_lock": 3, "export": []},
+            "evaluation.own_tasks.My task = My task: string should match pattern "
+            "'^[a-z][a-z0-9_]*$'\nevaluation.own_tasks.My task = 3: must be a mapping\n"
+            "export: must be a mapping\nlaunch.machine_lock = 3: must be a valid string",
+        ),
+        (
+            {"students.distilbert.weights": {"ce": None, "mlm": 2, "cos": 1}},
+            "students.distilbert.weights.ce = null: must be a valid number",
         ),
         (
             {"students.distilbert": RECIPE | {"phases": [PHASE | {"objectives": [NO_WEIGHT]}]}},

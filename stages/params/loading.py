@@ -47,6 +47,8 @@ def load(path: Path = PARAMS) -> Params:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a safe one
     except FileNotFoundError as error:
         cure = f"{PARAMS} is made with: python -m stages.params use offline"
+        if (named := PROFILES / f"{path}.yaml").is_file():
+            cure = f"the file of that profile is {named}"
         raise SettingsError(f"{path} does not exist; {cure}") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
@@ -66,18 +68,25 @@ def load(path: Path = PARAMS) -> Params:
 
 def _explain(path: Path, raw: Any, mistake: Any) -> Iterator[str]:
     """Say one validation mistake in one line; those that concern several keys in one each."""
-    keys = _keys(raw, mistake)
+    keys, value, said = _keys(raw, mistake), mistake["input"], mistake["msg"]
+    match mistake["type"]:
+        case "missing":
+            value, said = {}, "is missing"
+        case "union_tag_not_found":
+            keys, value, said = [*keys, "kind"], {}, "is missing"
+        case "union_tag_invalid":
+            tag, known = mistake["ctx"]["tag"], mistake["ctx"]["expected_tags"]
+            keys, value, said = [*keys, "kind"], tag, f"must be one of {known}"
+        case "dict_type" | "model_type" | "model_attributes_type":
+            said = "must be a mapping"
     where = ".".join(keys)
-    if mistake["type"] == "missing":
-        yield f"{path}: {where}: is missing"
-        return
-    value = mistake["input"]
-    shown = f" = {value}" if not isinstance(value, dict | list | BaseModel) else ""
-    hint = _paper_value(keys)
+    if not isinstance(value, dict | list | BaseModel):
+        where += f" = {'null' if value is None else value}"
     # What concerns several sections names its keys itself.
-    where = f"{where}{shown}: " if where else ""
-    for said in mistake["msg"].removeprefix("Value error, ").splitlines():
-        message = (said[:1].lower() + said[1:]).replace("input should be", "must be")
+    where = f"{where}: " if where else ""
+    hint = _paper_value(keys)
+    for line in said.removeprefix("Value error, ").splitlines():
+        message = (line[:1].lower() + line[1:]).replace("input should be", "must be")
         if mistake["type"] == "extra_forbidden":
             beside = _settings_at(keys[:-1])
             allowed = f"; there are: {', '.join(beside.model_fields)}" if beside else ""
@@ -91,9 +100,11 @@ def _keys(raw: Any, mistake: Any) -> list[str]:
     A union puts the kind it chose into the location as well; the file has no such key.
     """
     keys: list[str] = []
-    if not mistake["loc"]:
+    # pydantic says of a key that it is one; which one comes before that.
+    location = [part for part in mistake["loc"] if part != "[key]"]
+    if not location:
         return []
-    *before, last = mistake["loc"]
+    *before, last = location
     for part in before:
         if isinstance(raw, dict) and part not in raw:
             continue
