@@ -521,6 +521,7 @@ def test_a_teacher_of_another_head_or_tokenizer_is_refused(
         with pytest.raises(error, match=message):
             distil_task(*pair, task, "kd", params, ALONE, tmp_path / "r.json", None, tuned)
 
+    refused(tmp_path / "nowhere", "nowhere holds no model, .*keep one that is tuned")
     refused(pair[0], "teacher is BertForMaskedLM, which was not fine-tuned on SST-2")
     three = save_classifier(pair[0], tmp_path / "three", ["a", "b", "c"])
     refused(three, "three has 3 labels, and SST-2 has 2")

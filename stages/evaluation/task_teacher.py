@@ -17,8 +17,14 @@ def check_tokenizers(student: Path, *teachers: Path) -> None:
     """Refuse teachers to whom the ids of the student's tokenizer are other words.
 
     Raises:
-        TeacherError: a tokenizer.json is another than the student's; names both folders.
+        TeacherError: a folder has no tokenizer.json, or another than the student's.
     """
+    for folder in (student, *teachers):
+        if not (folder / "tokenizer.json").is_file():
+            raise TeacherError(
+                f"{folder} holds no model, for it has no tokenizer.json: dvc repro makes those "
+                "under models/, stages.evaluation.keep one that is tuned"
+            )
     mine = read_json(student / "tokenizer.json")
     for teacher in teachers:
         theirs = read_json(teacher / "tokenizer.json")
