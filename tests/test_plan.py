@@ -189,6 +189,11 @@ def test_command_says_it_for_people_and_for_programs(answer: Answer) -> None:
     assert re.search(r"8\.9\d device-hours, 26\.\d\d at 3 a device-hour", text)
     (distilbert, _) = json.loads(answer(f"{options} H200 --json"))["models"]
     assert 64 * distilbert["hours"] == pytest.approx(8.95, abs=0.06)
+    # Two students of 12.0 G tokens each, all processes together.
+    measured = answer(
+        "--profile bert-base --corpus-tokens 4e9 --processes 8 --tokens-per-second 1e6"
+    )
+    assert "in all: 6.67 hours, 53.33 device-hours" in measured
 
 
 def test_options_out_of_their_range_are_refused(

@@ -65,8 +65,9 @@ def main(arguments: argparse.Namespace) -> None:
         num_sequences = read_json(SHARDS)["splits"]["train"]["num_sequences"]
     processes = arguments.processes or settings.launch.num_processes
     found = plans(settings, teacher_config(settings, arguments.teacher), num_sequences, processes)
-    # Processes on this CPU share what it does.
-    devices = 1 if arguments.hardware == CPU else processes
+    # Processes on this CPU share what it does; of what was measured, each had a device.
+    is_shared = arguments.hardware == CPU and not arguments.tokens_per_second
+    devices = 1 if is_shared else processes
     rate, how = _rate(arguments, settings.distill.schedule.precision)
     hours = {
         plan.name: plan.num_tokens / arguments.tokens_per_second / 3600
