@@ -5,7 +5,8 @@ r"""The same pipeline under several settings, each in a git worktree of its own,
 
 A worktree is a folder beside the project, of the last commit, with the project's params.yaml, its
 reports and its DVC cache: what the change does not touch is not done again. Nothing is registered.
-The worktrees stay, to be looked at and gone on with (`git worktree remove` takes one away).
+The worktrees stay, to be looked at and gone on with; `git worktree remove --force FOLDER` takes
+one away.
 """
 
 import argparse
