@@ -21,11 +21,10 @@ from flows.results import (
     REPORT,
     Registered,
     Results,
-    as_markdown,
     gate_page,
     read_results,
-    turned,
 )
+from flows.tables import as_markdown, turned
 from stages.command import without_secret
 
 MLFLOW = "http://127.0.0.1:5000"

@@ -9,7 +9,8 @@ import pytest
 
 from flows import demo, distillation
 from flows.artifacts import results_page
-from flows.results import Results, as_markdown, as_text, read_results, verdict_lines
+from flows.results import Results, read_results, verdict_lines
+from flows.tables import as_markdown, as_text
 from stages.files import write_json
 
 SPREAD = {"median": 80.0, "min": 78.5, "max": 81.0}
