@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def ablations(variants: list[str], grace_seconds: float = 60.0) -> State[Any]:
     """
     try:
         root = project_root()
-        chosen = [parse_variant(root, text) for text in variants]
+        chosen = parse_variants(root, variants)
         for variant in chosen:
             make_worktree(root, variant)
     except DistilleryError as error:
@@ -76,6 +77,20 @@ def ablations(variants: list[str], grace_seconds: float = 60.0) -> State[Any]:
     if failed:
         return Failed(message="\n\n".join(failed))
     return Completed(message=f"{len(chosen)} variants; the table is among the artifacts.")
+
+
+def parse_variants(root: Path, texts: Sequence[str]) -> list[Variant]:
+    """Read variants, each with a folder of its own.
+
+    Raises:
+        SettingsError: one is not of that form, or two would be tried in one folder.
+    """
+    chosen = [parse_variant(root, text) for text in texts]
+    folders = [variant.folder for variant in chosen]
+    for text, folder in zip(texts, folders, strict=True):
+        if folders.count(folder) > 1:
+            raise SettingsError(f"variant '{text}': another one would be tried in {folder} too")
+    return chosen
 
 
 def parse_variant(root: Path, text: str) -> Variant:
@@ -209,6 +224,8 @@ def _tail(folder: Path) -> str:
 
 def main(arguments: argparse.Namespace) -> None:
     """Run every variant, with the configured server or with one of its own."""
+    # A mistake is told at once, without starting a server for it.
+    parse_variants(project_root(), arguments.variant)
     with with_server(project_root()):
         report_outcome(ablations(arguments.variant, return_state=True))
 

@@ -13,7 +13,7 @@ import logging
 import shutil
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 from httpx import HTTPError
 from prefect import flow, get_run_logger
@@ -21,6 +21,7 @@ from prefect.client.schemas import State
 from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from pydantic import Field
 
 from flows import own_files
 from flows.artifacts import Progress, write_artifacts
@@ -46,8 +47,8 @@ Runner = TaskRunner[PrefectFuture[Any]]
 def distillation(
     profile: Profile = AS_IT_IS,
     targets: Targets = (),
-    stage_timeout_minutes: float | None = None,
-    grace_seconds: float = 60.0,
+    stage_timeout_minutes: Annotated[float, Field(gt=0)] | None = None,
+    grace_seconds: Annotated[float, Field(ge=0)] = 60.0,
 ) -> State[Any]:
     """Bring every stage up to date, and say what came out.
 

@@ -6,7 +6,7 @@ import jsonschema
 import pytest
 from prefect.utilities.callables import parameter_schema
 
-from flows.ablations import parse_variant
+from flows.ablations import parse_variant, parse_variants
 from flows.choices import AS_IT_IS
 from flows.distillation import distillation
 from stages.errors import SettingsError
@@ -36,6 +36,11 @@ def test_a_variant_is_settings_and_a_folder_beside_the_project(tmp_path: Path) -
     variant = parse_variant(tmp_path / "here", "distill.temperature=4  students.s.layers=[0,2]")
     assert variant.changes == (("distill.temperature", 4), ("students.s.layers", [0, 2]))
     assert variant.folder == tmp_path / "here-distill.temperature=4_students.s.layers=_0_2_"
+
+
+def test_variants_that_would_share_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"'seeds=\[1\]': another one would be tried in"):
+        parse_variants(tmp_path, ["seeds=1", "seeds=[1]", "seeds=(1)"])
 
 
 @pytest.mark.parametrize("text", ["", "temperature", "=4", "seed=", "seed=[1"])
