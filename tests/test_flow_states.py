@@ -7,7 +7,7 @@ from prefect.client.schemas import State
 from prefect.states import Failed
 
 from flows.graph import DvcBusy, Passing
-from flows.stage_process import Outcome, StageResult
+from flows.stage_process import Outcome, StageResult, _result
 from flows.stage_task import StageKilled, is_worth_a_retry, state_of
 
 
@@ -29,6 +29,29 @@ def ended(outcome: Outcome, code: int = 255, *, was_cancelled: bool = False) -> 
 )
 def test_each_outcome_has_its_state(outcome: Outcome, name: str) -> None:
     assert ended(outcome).name == name
+
+
+@pytest.mark.parametrize(
+    ("said", "outcome", "code"),
+    [
+        ("failed to run: python it.py, exited with 3", "failed", 3),
+        ("failed to run: python it.py, exited with -9", "killed", -9),
+        # As a shell in between says it.
+        ("failed to run: python it.py, exited with 137", "killed", 137),
+        ("failed to run: python it.py, exited with 75", "interrupted", 75),
+        ("'a.txt' is busy, it is being blocked by:", "busy", 255),
+        ("Unable to acquire lock", "busy", 255),
+        # The stage itself spoke of a lock.
+        ("Unable to acquire lock\nfailed to run: python it.py, exited with 1", "failed", 1),
+        ("no space left", "failed", 255),
+    ],
+)
+def test_how_a_stage_ended_is_read_from_the_words_of_dvc(
+    said: str, outcome: Outcome, code: int
+) -> None:
+    lines = tuple(said.split("\n"))
+    assert _result(255, lines, was_stopped=False) == StageResult(outcome, code, lines)
+    assert _result(255, lines, was_stopped=True).outcome == "stopped"
 
 
 def test_a_stage_stopped_with_the_flow_is_cancelled() -> None:

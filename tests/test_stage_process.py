@@ -75,12 +75,12 @@ def wait_for(path: Path, seconds: float = 20) -> str:
 
 
 def test_a_stage_runs_and_its_output_arrives_line_by_line(tmp_path: Path) -> None:
-    root = project(
-        tmp_path, "print('one'); print('two \\u00e9'); open('out.txt', 'w').write('done')"
-    )
+    # What is no UTF-8 is no reason to lose a stage.
+    script = "import os; print('one'); os.write(1, b'two \\xc3\\xa9 \\xff\\n'); "
+    root = project(tmp_path, script + "open('out.txt', 'w').write('done')")
     result, lines = run(root)
     assert (result.outcome, result.exit_code) == ("ran", 0)
-    assert lines.index("one") + 1 == lines.index("two \u00e9")
+    assert lines.index("one") + 1 == lines.index("two \u00e9 \ufffd")
     assert (root / "out.txt").read_text() == "done"
     assert run(root)[0].outcome == "unchanged"
     (root / "out.txt").unlink()
@@ -153,14 +153,15 @@ def test_a_stage_is_killed_with_the_process_that_forked_it_and_the_next_runs(
 def test_a_stage_that_another_dvc_runs_is_busy_not_failed(tmp_path: Path) -> None:
     root = project(
         tmp_path,
-        "import time\nopen('begun', 'w').write('x')\ntime.sleep(6)\n"
-        "open('out.txt', 'w').write('1')",
+        "import os, time\nopen('begun', 'w').write('x')\n"
+        "while not os.path.exists('met'): time.sleep(0.05)\nopen('out.txt', 'w').write('1')",
     )
     first: list[StageResult] = []
     other = threading.Thread(target=lambda: first.append(run(root)[0]))
     other.start()
     wait_for(root / "begun")
     assert run(root)[0].outcome == "busy"
+    (root / "met").touch()
     other.join()
     assert first[0].outcome == "ran"
 
