@@ -210,7 +210,7 @@ def _verdict(path: Path) -> Verdict:
             _value(check["value"]),
             f"{check['rule']} {_value(check['threshold'])}",
             check["meaning"],
-            check["rule"] != "reported",
+            check["is_judged"],
         )
         for check in gate["checks"]
     )

@@ -254,6 +254,7 @@ def write_gate(root: Path, passed: bool = True) -> None:
         "name": "retention",
         "value": value,
         "rule": "at least",
+        "is_judged": True,
         "threshold": 0.9,
         "passed": passed,
         "meaning": "mean over 2 tasks",

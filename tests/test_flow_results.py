@@ -43,7 +43,7 @@ def reports(tmp_path: Path) -> Path:
             "teacher": model(),
         },
     }
-    check = {"rule": "at least", "meaning": "teacher / student"}
+    check = {"rule": "at least", "is_judged": True, "meaning": "teacher / student"}
     gate = {
         "student": "small",
         "passed": False,
@@ -52,7 +52,7 @@ def reports(tmp_path: Path) -> Path:
             {**check, "name": "retention", "value": 0.88, "threshold": 0.9, "passed": False},
             # Told, and not asked for: it counts for nothing.
             {**check, "name": "beats_baseline/task_mean", "rule": "reported", "value": 35.2,
-             "threshold": 36.2, "passed": True},
+             "is_judged": False, "threshold": 36.2, "passed": True},
         ],
     }  # fmt: skip
     write_json(tmp_path / "reports" / "summary.json", summary)

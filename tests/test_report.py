@@ -175,7 +175,10 @@ def test_links_inside_the_page_lead_somewhere(reports: Path) -> None:
 
 def test_what_the_gate_does_not_ask_for_is_not_said_to_have_passed(reports: Path) -> None:
     check = {"name": "speedup", "meaning": "-", "passed": True, "value": 2.0, "threshold": 1.0}
-    checks = [check | {"rule": "at least"}, check | {"rule": "reported", "name": "task_mean"}]
+    checks = [
+        check | {"rule": "at least", "is_judged": True},
+        check | {"rule": "reported", "is_judged": False, "name": "task_mean"},
+    ]
     change(reports / "gate" / "distilbert.json", checks=checks)
     text, _ = page_of(reports)
     assert "Gate passed: 1 of 1 checks" in text
@@ -187,6 +190,7 @@ def test_hostile_text_is_shown_and_not_run(reports: Path) -> None:
     for model in ("teacher", *STUDENTS):
         change(reports / "finetune" / model / "package.json", title=hostile)
     check = {"name": hostile, "value": hostile, "threshold": 1, "rule": hostile, "meaning": hostile}
+    check |= {"is_judged": True}
     change(reports / "gate" / "distilbert.json", checks=[check | {"passed": False}])
     change(
         reports / "corpus.json",
@@ -232,7 +236,13 @@ def test_numbers_that_are_not_there_are_dashes_and_never_nan(reports: Path) -> N
     curve = reports / "curves" / "distilbert.csv"
     header, *rows = curve.read_text().splitlines()
     curve.write_text("\n".join([header, *rows[:-1], "3,nan,inf,,nan,0.001,0"]) + "\n")
-    check = {"name": "retention", "value": None, "threshold": 0.9, "rule": "at least"}
+    check = {
+        "name": "retention",
+        "value": None,
+        "threshold": 0.9,
+        "rule": "at least",
+        "is_judged": True,
+    }
     checks = [check | {"meaning": "-", "passed": False}]
     change(reports / "gate" / "distilbert.json", checks=checks, passed=False)
     change(

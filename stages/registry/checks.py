@@ -30,9 +30,14 @@ class Check:
     meaning: str
 
     @property
+    def is_judged(self) -> bool:
+        """Say whether the verdict asks for it; else it is only reported."""
+        return self.rule != "reported"
+
+    @property
     def passed(self) -> bool:
         """Say whether the value keeps the rule; a missing value and NaN do not."""
-        if self.rule == "reported":
+        if not self.is_judged:
             return True
         if self.value is None or self.threshold is None:
             return False
@@ -45,7 +50,7 @@ class Check:
 
     def as_json(self) -> dict[str, Any]:
         """Return the check as it stands in reports/gate/<student>.json."""
-        return {**asdict(self), "passed": self.passed}
+        return {**asdict(self), "is_judged": self.is_judged, "passed": self.passed}
 
 
 @dataclass(frozen=True, slots=True)

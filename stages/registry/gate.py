@@ -41,7 +41,7 @@ def main(arguments: argparse.Namespace) -> None:
         log.info("%s", line)
     failed = [check.name for check in checks if not check.passed]
     verdict = "passes" if passed else f"does not pass: {', '.join(failed)}"
-    num_judged = sum(check.rule != "reported" for check in checks)
+    num_judged = sum(check.is_judged for check in checks)
     log.info("%s %s (%d checks)", student, verdict, num_judged)
 
 
@@ -72,7 +72,7 @@ def table(checks: list[Check]) -> Iterator[str]:
     """Yield the verdicts as aligned lines of text."""
     width = max(len(check.name) for check in checks)
     for check in checks:
-        verdict = "-" if check.rule == "reported" else "pass" if check.passed else "FAIL"
+        verdict = "-" if not check.is_judged else "pass" if check.passed else "FAIL"
         value = "none" if check.value is None else f"{check.value:.4g}"
         bound = "" if check.threshold is None else f"{check.threshold:.4g}"
         yield f"{verdict:<4}  {check.name:<{width}}  {value:>8}  {check.rule:<8} {bound:>8}"
