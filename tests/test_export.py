@@ -112,6 +112,8 @@ def test_the_folder_holds_these_files_and_the_report_their_hashes(exported: Simp
     report = json.loads(exported.report.read_text())
     assert report == exported.result
     assert {name: entry["sha256"] for name, entry in report["files"].items()} == files
+    for name, entry in report["files"].items():
+        assert entry["megabytes"] == (exported.out / name).stat().st_size / 1e6
     assert report["student"] == "small"
 
 
@@ -260,8 +262,8 @@ def test_parity_is_measured_on_whole_rows_padding_and_a_single_token():
 
 def test_divergence_is_of_the_originals_distribution():
     tally = Tally()
-    # p = (1/2, 1/2) against q = (3/4, 1/4): (log 2/3 + log 2) / 2 nats.
-    tally.add(np.log(np.float32([[0.5, 0.5]])), np.log(np.float32([[0.75, 0.25]])))
+    # p = (1/2, 1/2) against q = (3/4, 1/4): (log 2/3 + log 2) / 2 nats; as many of every row.
+    tally.add(np.log(np.float32([[0.5, 0.5]] * 2)), np.log(np.float32([[0.75, 0.25]] * 2)))
     found = tally.parity()
     assert found.divergence == pytest.approx((np.log(2 / 3) + np.log(2)) / 2, abs=1e-6)
     assert found.agreement == 1.0
@@ -274,7 +276,8 @@ def test_a_nan_stays_whatever_comes_after_it():
     found = tally.parity()
     assert np.isnan(found.max_logit_difference)
     assert np.isnan(found.divergence)
-    # JSON has no NaN: the report says that there is no number.
+    # JSON has neither NaN nor infinity: the report says that there is no number.
+    assert as_report(Parity(float("inf"), 1.0, None))["max_logit_difference"] is None
     assert as_report(found) == {"max_logit_difference": None, "agreement": 1.0, "divergence": None}
 
 
@@ -378,6 +381,16 @@ def test_a_card_says_how_the_student_was_made(exported: SimpleNamespace):
     assert "| divergence from the teacher, nats per token | 2.5000 | 1.2500 |" in card
     assert "10 of the documents read were dropped" in card
     assert "- wiki: CC BY-SA 4.0" in card
+    assert "900 documents, 50,000 characters of training text; 100 documents are held out." in card
+    assert "## Training" in card
+    # Nothing of distillation where no teacher taught.
+    assert ("A distilled masked" in card, "A distilled masked" in alone) == (True, False)
+    assert ("distillation" in card.split("---")[1], "distillation" in alone.split("---")[1]) == (
+        True,
+        False,
+    )
+    untouched = replace(story, adapted=story.adapted | {"num_steps": 0})
+    assert "| teacher, adapted |" not in model_card("small", config, exported.result, untouched)
     assert "| teacher, adapted | cpu | 0.025 | not measured |" in card
     assert "| student | cpu | 0.05 | 2 kWh |" in card
     about = yaml.safe_load(card.split("---\n")[1])

@@ -9,8 +9,7 @@ from typing import Any
 
 import yaml
 
-from stages.export.story import Story
-from stages.params import TEACHER
+from stages.export.story import Story, cost, data, training
 
 CARD = "README.md"
 PYTORCH = "PyTorch"
@@ -54,12 +53,10 @@ def model_card(
     parts = [
         f"---\n{_metadata(name, story, result)}---",
         f"# {name}",
-        _what_it_is(config, report["max_tokens"], result),
+        _what_it_is(config, report["max_tokens"], story, result),
         *_use(result, mask),
         *(_scores(result) if result else []),
-        *(_training(story) if story else []),
-        *(_data(story) if story else []),
-        *(_cost(story) if story else []),
+        *([*training(story), *data(story), *cost(story)] if story else []),
         *_files(report, result),
         *_limits(story, result),
     ]
@@ -71,7 +68,7 @@ def _metadata(name: str, story: Story | None, result: TaskResult | None) -> str:
     about: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "text-classification" if result else "fill-mask",
-        "tags": ["distillation", "onnx", "int8"],
+        "tags": [*(["distillation"] if story and story.is_taught else []), "onnx", "int8"],
     }
     if story:
         datasets = [source.dataset for source in story.sources if source.dataset]
@@ -87,7 +84,7 @@ def _metadata(name: str, story: Story | None, result: TaskResult | None) -> str:
                     {
                         "task": {"type": "text-classification"},
                         "dataset": {"name": result.title, "type": result.task},
-                        "metrics": [{"type": "score", "value": round(result.scores["PyTorch"], 2)}],
+                        "metrics": [{"type": "score", "value": round(result.scores[PYTORCH], 2)}],
                     }
                 ],
             }
@@ -95,7 +92,9 @@ def _metadata(name: str, story: Story | None, result: TaskResult | None) -> str:
     return str(yaml.safe_dump(about, sort_keys=False, allow_unicode=True))
 
 
-def _what_it_is(config: Mapping[str, Any], max_tokens: int, result: TaskResult | None) -> str:
+def _what_it_is(
+    config: Mapping[str, Any], max_tokens: int, story: Story | None, result: TaskResult | None
+) -> str:
     layers, width, heads = (
         config.get(ours, config.get(theirs))
         for ours, theirs in (
@@ -104,7 +103,7 @@ def _what_it_is(config: Mapping[str, Any], max_tokens: int, result: TaskResult |
             ("n_heads", "num_attention_heads"),
         )
     )
-    kind = "A distilled masked language model"
+    kind = f"A{' distilled' if story and story.is_taught else ''} masked language model"
     if result:
         labels = ", ".join(result.labels) if result.labels else "a number"
         kind = f"An encoder fine-tuned on {result.title} ({labels})"
@@ -137,106 +136,6 @@ def _scores(result: TaskResult) -> list[str]:
         f"mean of the task's metrics.{made}",
         "\n".join(lines),
     ]
-
-
-def _training(story: Story) -> list[str]:
-    report = story.student
-    scale = report["recipe"]["scale_steps"]
-    scaled = f" (every phase {scale:g} times as long as its recipe says)" if scale != 1 else ""
-    trained = "and not trained."
-    if report["phases"]:
-        # The stretches of a progressive phase, one for each layer, read alike.
-        losses = dict.fromkeys(_loss(phase) for phase in report["phases"])
-        trained = (
-            f"and trained in {report['num_steps']:,} steps{scaled} on {report['num_tokens']:,} "
-            f"tokens, {_taught_by(story)}. Loss: {'; then '.join(losses)}."
-        )
-    heldout, before = report["heldout"], report["initial_heldout"]
-    rows = [
-        f"| {meaning} | {before[term]:.4f} | {heldout[term]:.4f} |"
-        for term, meaning in {
-            "kl": "divergence from the teacher, nats per token",
-            "mlm": "masked language modelling loss",
-            "cos": "cosine distance of the last hidden state",
-        }.items()
-        if term in heldout and term in before
-    ]
-    table = ["| on held-out text | before | after |", "|---|---:|---:|", *rows]
-    return [
-        "## Training",
-        f"{_begun(story)}, {trained} {report['num_parameters']:,} parameters.",
-        "\n".join(table),
-    ]
-
-
-def _begun(story: Story) -> str:
-    report = story.student
-    source = _called(report["taught_by"][0], story)
-    layers = ", ".join(str(layer) for layer in report["teacher_layers"])
-    return {
-        "layers": f"Made from layers {layers} of {source} (counted from 0)",
-        "student": f"Begun from the student {report['after']}",
-        "embeddings": f"Begun with the embeddings and classifier of {source}",
-        "random": "Begun with weights at random",
-    }[report["initialise"]]
-
-
-def _taught_by(story: Story) -> str:
-    terms = {term for phase in story.student["phases"] for term in phase["weights"]}
-    if terms == {"mlm"}:
-        return "without a teacher"
-    return "taught by " + " and ".join(_called(n, story) for n in story.student["taught_by"])
-
-
-def _called(name: str, story: Story) -> str:
-    """Return what a model is to whoever reads of it elsewhere."""
-    if name == TEACHER:
-        return story.teacher
-    return f"the student {name}" if name == story.student["after"] else f"its teacher {name}"
-
-
-def _loss(phase: Mapping[str, Any]) -> str:
-    weights = ", ".join(f"{term} {weight:g}" for term, weight in phase["weights"].items())
-    if "ce" not in phase["weights"]:
-        return weights
-    return f"{weights} (ce at temperature {phase['temperature']:g} on {phase['positions']} tokens)"
-
-
-def _data(story: Story) -> list[str]:
-    counted = story.corpus
-    num_dropped = sum(counted["dropped"].values())
-    dropped = (
-        f"{num_dropped:,} of the documents read were dropped, each with a reason."
-        if num_dropped
-        else "No document was dropped."
-    )
-    sources = [f"- {source.name}: {source.licence}" for source in story.sources]
-    return [
-        "## Data",
-        f"{counted['num_documents']['train']:,} documents, "
-        f"{counted['num_characters']['train']:,} characters of training text; "
-        f"{counted['num_documents']['heldout']:,} documents are held out. {dropped} "
-        "The text is not part of this model's files:",
-        "\n".join(sources),
-    ]
-
-
-def _cost(story: Story) -> list[str]:
-    rows = [
-        _cost_row(what, report)
-        for what, report in {"teacher, adapted": story.adapted, "student": story.student}.items()
-        if report["num_steps"]
-    ]
-    return [
-        "## Cost",
-        "\n".join(["| training | device | device-hours | energy |", "|---|---|---:|---:|", *rows]),
-    ]
-
-
-def _cost_row(what: str, report: Mapping[str, Any]) -> str:
-    joules = report.get("energy_joules")
-    energy = "not measured" if joules is None else f"{joules / 3.6e6:.3g} kWh"
-    return f"| {what} | {report['device']} | {report['device_hours']:.3g} | {energy} |"
 
 
 def _files(report: Mapping[str, Any], result: TaskResult | None) -> list[str]:

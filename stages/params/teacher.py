@@ -29,6 +29,11 @@ class WheelTeacher(Settings):
     """Where the model's files lie inside the wheel."""
     sha256: Checksums
 
+    @property
+    def name(self) -> str:
+        """What a card and a page call it."""
+        return self.requirement.partition("==")[0]
+
 
 class FolderTeacher(Settings):
     """A model in a local folder."""
@@ -36,6 +41,11 @@ class FolderTeacher(Settings):
     kind: Literal["folder"]
     path: Text
     sha256: Checksums
+
+    @property
+    def name(self) -> str:
+        """What a card and a page call it."""
+        return self.path
 
 
 class HubTeacher(Settings):
@@ -45,6 +55,11 @@ class HubTeacher(Settings):
     repository: Text
     revision: Text
     sha256: Checksums
+
+    @property
+    def name(self) -> str:
+        """What a card and a page call it."""
+        return self.repository
 
 
 ReleasedTeacher = Annotated[WheelTeacher | FolderTeacher | HubTeacher, Field(discriminator="kind")]
@@ -65,6 +80,11 @@ class IBBertTeacher(Settings):
     inner: Positive = 4096
     embedding: Positive = 128
     num_heads: Positive = 4
+
+    @property
+    def name(self) -> str:
+        """What a card and a page call it."""
+        return "IB-BERT"
 
     @model_validator(mode="after")
     def _heads_share_the_bottleneck(self) -> "IBBertTeacher":

@@ -26,13 +26,10 @@ def teacher_config(params: Params, folder: Path | None) -> PretrainedConfig:
         SettingsError: it is neither here nor known, or no teacher.
     """
     source = params.teacher.source
-    name = ""
     if source.kind == "ib_bert":
         return ib_bert_config(source)
     if source.kind == "folder":
         folder = folder or Path(source.path)
-    else:
-        name = source.repository if source.kind == "hub" else source.requirement.split("==")[0]
     if folder is not None:
         if not (folder / "config.json").is_file():
             raise SettingsError(f"{folder}/config.json does not exist: name the teacher's folder")
@@ -42,9 +39,9 @@ def teacher_config(params: Params, folder: Path | None) -> PretrainedConfig:
                 f"{folder} has a model of type '{kind}'; teachers are {', '.join(KINDS)}"
             )
         return AutoConfig.from_pretrained(folder, local_files_only=True)
-    if name not in KNOWN:
+    if source.name not in KNOWN:
         raise SettingsError(
-            f"the shape of teacher {name} is not known here: fetch it (dvc repro fetch_teacher) "
-            "and give --teacher models/teacher_source"
+            f"the shape of teacher {source.name} is not known here: fetch it (dvc repro "
+            "fetch_teacher) and give --teacher models/teacher_source"
         )
-    return KNOWN[name]
+    return KNOWN[source.name]

@@ -27,28 +27,16 @@ def main(arguments: argparse.Namespace) -> None:
         arguments.reports, evaluation.students, evaluation.tasks, settings.export.students
     )
     summary = summarise(reports, settings.profile, evaluation.baseline)
-    page = arguments.out.parent
+    folder = arguments.out.parent
     links = Links(
-        summary=os.path.relpath(arguments.summary, page),
-        data_docs=os.path.relpath(arguments.reports / "data_docs" / "index.html", page),
+        summary=os.path.relpath(arguments.summary, folder),
+        data_docs=os.path.relpath(arguments.reports / "data_docs" / "index.html", folder),
     )
     write_json(arguments.summary, summary)
     origin = origin_of(settings.export.students)
-    teacher = _teacher_name(settings.teacher)
-    write_text(arguments.out, render(reports, summary, teacher, links, origin))
+    page = render(reports, summary, settings.teacher.source.name, links, origin)
+    write_text(arguments.out, page)
     log.info("%s and %s written", arguments.out, arguments.summary)
-
-
-def _teacher_name(teacher: params.Teacher) -> str:
-    match teacher.source:
-        case params.WheelTeacher(requirement=requirement):
-            return requirement.partition("==")[0]
-        case params.FolderTeacher(path=path):
-            return path
-        case params.HubTeacher(repository=repository):
-            return repository
-        case params.IBBertTeacher():
-            return "IB-BERT"
 
 
 if __name__ == "__main__":
