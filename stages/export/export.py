@@ -121,7 +121,7 @@ def _open(folder: Path) -> PreTrainedModel:
 def describe(folder: Path) -> dict[str, Any]:
     """Return the size and the sha256 of a folder's files, as they stand in a report."""
     return {
-        path.name: {"megabytes": round(path.stat().st_size / 1e6, 3), "sha256": sha256_of(path)}
+        path.name: {"megabytes": round(path.stat().st_size / 1e6, 6), "sha256": sha256_of(path)}
         for path in sorted(folder.iterdir())
     }
 

@@ -164,9 +164,9 @@ def refuse(faults: Sequence[str], report: Path) -> None:
 
 
 def as_report(parity: Parity) -> dict[str, float | None]:
-    """Return a parity as it stands in the report, where NaN is not a number and so is none."""
+    """Return a parity as it stands in the report, where what is not finite is no number."""
     return {
-        name: None if value is None or math.isnan(value) else value
+        name: value if value is not None and math.isfinite(value) else None
         for name, value in asdict(parity).items()
     }
 
