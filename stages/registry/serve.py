@@ -2,10 +2,10 @@
 
     python -m stages.registry.serve [--model sst2-student] [--port 5001]
 
-The protocol is that of `mlflow models serve` (POST /invocations, GET /ping), and so is the code
-behind it. The alias is looked up every few seconds: after a promotion or a rollback the new version
-is loaded beside the old one and takes the next request. GET /champion says which one answers. A
-version that does not load is said in the log, and the old one goes on.
+The protocol is that of `mlflow models serve` (POST /invocations with JSON, GET /ping), and so is
+the code behind it. The alias is looked up every few seconds: after a promotion or a rollback the
+new version is loaded beside the old one and takes the next request. GET /champion says which one
+answers. A version that does not load is said in the log, and the old one goes on.
 """
 
 import argparse
@@ -24,6 +24,8 @@ from stages.tracking.store import Store, open_store
 HOST = "127.0.0.1"
 MAX_BODY_BYTES = 2**24
 """What the characters that a model answers at once (upload.py) take where JSON escapes each."""
+MAX_NAMES = 100
+"""Different names in one request: pandas makes each of them a column of every row."""
 
 
 class Champion:
@@ -55,10 +57,13 @@ class Champion:
         if scope["type"] == "http" and scope["path"] == "/champion":
             await _answer(send, {"model": version.model, "version": version.version})
             return
-        if scope["path"] == "/invocations" and (refusal := _refusal(dict(scope["headers"]))):
-            status, message = refusal
-            await _answer(send, {"message": message}, status)
-            return
+        if scope["path"] == "/invocations" and scope["method"] == "POST":
+            body = await _body(receive)
+            if refusal := _refusal(dict(scope["headers"]), body):
+                status, message = refusal
+                await _answer(send, {"message": message}, status)
+                return
+            receive = _once(body, receive)
         await application(scope, receive, send)
 
     def refresh(self) -> None:
@@ -101,17 +106,50 @@ def _application(version: Version) -> Any:
     return scoring_server.init(mlflow.pyfunc.load_model(version.uri))
 
 
-def _refusal(headers: dict[bytes, bytes]) -> tuple[int, str] | None:
-    """Return status and message of a request that MLflow's server is not given."""
-    if b"content-type" not in headers:
-        # It breaks on it, with status 500.
-        return 415, "Content-Type is missing: application/json"
-    # It reads a body of any size into memory; uvicorn takes no more of it than its header says.
-    length = headers.get(b"content-length")
-    if length is None:
-        return 411, "Content-Length is missing"
-    if int(length) > MAX_BODY_BYTES:
-        return 413, f"the body has {int(length)} bytes, and this server takes {MAX_BODY_BYTES}"
+async def _body(receive: Any) -> bytes:
+    """Return what was sent; no more than tells that it is too large, whatever its header says."""
+    body = bytearray()
+    while len(body) <= MAX_BODY_BYTES:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body", False):
+            break
+    return bytes(body)
+
+
+def _once(body: bytes, receive: Any) -> Any:
+    """Return a receiver that gives a body that was read already, and then goes on."""
+    waiting = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def read() -> Any:
+        return waiting.pop() if waiting else await receive()
+
+    return read
+
+
+def _refusal(headers: dict[bytes, bytes], body: bytes) -> tuple[int, str] | None:
+    """Return status and message of a request that MLflow's server is not given.
+
+    It breaks on one without a type, unpacks Parquet of any size, and makes a table of what JSON
+    holds before the model counts its rows.
+    """
+    given = headers.get(b"content-type", b"").decode("latin-1")
+    if given.partition(";")[0].strip().lower() != "application/json":
+        return 415, f"Content-Type is {given or 'missing'}: must be application/json"
+    if len(body) > MAX_BODY_BYTES:
+        return 413, f"the body is larger than the {MAX_BODY_BYTES} bytes that this server takes"
+    names: set[str] = set()
+
+    def count(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names.update(name for name, _ in pairs)
+        if len(names) > MAX_NAMES:
+            raise ValueError(f"more than {MAX_NAMES} different names")
+        return dict(pairs)
+
+    try:
+        json.loads(body, object_pairs_hook=count)
+    except (ValueError, RecursionError) as error:
+        return 400, f"the body is not JSON that this server takes: {error}"
     return None
 
 
@@ -125,8 +163,10 @@ def main(arguments: argparse.Namespace) -> None:
     """Serve until Ctrl-C."""
     import uvicorn
 
-    if arguments.every_seconds <= 0:
-        raise SettingsError(f"--every-seconds {arguments.every_seconds:g}: must be more than 0")
+    if not 0 < arguments.every_seconds <= threading.TIMEOUT_MAX:
+        raise SettingsError(
+            f"--every-seconds {arguments.every_seconds:g}: must be more than 0 and a time to wait"
+        )
     # Before the model is loaded: where the port is taken, all of that would be for nothing.
     listening = listen(arguments.port)
     served = Champion(open_store(), arguments.model or params.load().registry.model_name)
@@ -138,7 +178,7 @@ def main(arguments: argparse.Namespace) -> None:
         target=served.keep_fresh, args=(arguments.every_seconds, stopped), daemon=True
     )
     refresher.start()
-    server = uvicorn.Server(uvicorn.Config(served, lifespan="off", log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(served, lifespan="off", ws="none", log_level="warning"))
     server.run(sockets=[listening])
     stopped.set()
 
