@@ -13,7 +13,8 @@ from stages.corpus.sources.files import decoded, matching, tell_of_bytes
 from stages.errors import DataError
 from stages.params import ParquetSource
 
-ROWS_PER_BATCH = 256
+ROWS_PER_BATCH = 32
+"""A row may be a whole book, and is held three times."""
 BUFFER_BYTES = 1 << 20
 
 
