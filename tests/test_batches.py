@@ -34,6 +34,13 @@ def test_a_batch_does_not_depend_on_the_batches_before_it() -> None:
         torch.testing.assert_close(tensor, fresh(3)[name])
 
 
+def test_a_fixed_part_is_as_long_as_it_is_asked_for() -> None:
+    source = batches(batch_size=7)
+    assert [len(batch["labels"]) for batch in source.fixed(10)] == [7, 3]
+    # Of 40 rows.
+    assert sum(len(batch["labels"]) for batch in source.fixed(99)) == 40
+
+
 def test_another_step_masks_other_tokens() -> None:
     # 40 rows in batches of 40: steps 0 and 1 hold the same rows.
     source = MaskedBatches(tiny_sequences(), 40, 3, Masking())
@@ -137,6 +144,7 @@ def test_whole_words_are_masked_or_left() -> None:
     rng = np.random.default_rng(0)
     rows = rng.integers(5, 40, size=(30, 32))
     rows[:, 0], rows[:, -1] = SPECIAL.cls, SPECIAL.sep
+    rows[:, 1] = 30  # a row may begin within a word
     continuations = np.arange(40) >= 20
     weights = masking_weights(np.ones(40, dtype=np.int64), SPECIAL, 0.0)
     inputs, labels = mask_batch(rows, weights, SPECIAL, 0.15, rng, continuations)

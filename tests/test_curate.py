@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.corpus.cleaning import is_english, sound_paragraphs, unfit
+from stages.corpus import minhash
+from stages.corpus.cleaning import is_boilerplate, is_english, sound_paragraphs, unfit
 from stages.corpus.curate import curate, is_held_out
 from stages.corpus.duplicates import Deduplication, repeated
 from stages.corpus.minhash import NUM_HASHES, bands_for, near_duplicates, signature
@@ -86,18 +87,27 @@ def test_a_repeated_paragraph_goes_and_its_document_stays():
         [
             "A cat sat down here.\n\nRead the licence with care.\n\nYes, sir.",
             "Read the licence with care.\n\nA dog ran off there.\n\nYes, sir.",
+            "It ran off on its own.\n\nYes, sir.\n\nIt ran off on its own.",
         ]
     )
     # What is as short as an answer is nobody's.
-    assert kept[1] == "A dog ran off there.\n\nYes, sir."
-    assert tally.paragraphs.counts == {"duplicate_paragraph": 1}
-    assert tally.paragraphs.examples == {"duplicate_paragraph": ["Read the licence with care."]}
+    assert kept[1:] == [
+        "A dog ran off there.\n\nYes, sir.",
+        "It ran off on its own.\n\nYes, sir.",
+    ]
+    assert tally.paragraphs.examples == {
+        "duplicate_paragraph": ["Read the licence with care.", "It ran off on its own."]
+    }
+    assert tally.paragraphs.counts == {"duplicate_paragraph": 2}
 
 
 def test_a_document_goes_when_too_little_of_it_is_new():
-    kept, tally = keep_all(["A cat sat down here.", "A cat sat down here.\n\nIndeed so."])
-    assert kept == ["A cat sat down here.", None]
-    assert tally.documents.counts == {"duplicate_paragraphs": 1}
+    texts = ["A cat sat down here.", "A cat sat down here.\n\nIndeed so."]
+    # The paragraph is not the document, whichever comes first.
+    for first, second in (texts, reversed(texts)):
+        kept, tally = keep_all([first, second])
+        assert kept == [first, None]
+        assert tally.documents.counts == {"duplicate_paragraphs": 1}
 
 
 def test_a_dropped_document_takes_nothing_from_later_ones():
@@ -214,6 +224,12 @@ def test_english_is_told(text):
     assert is_english([text])
 
 
+def test_a_long_text_needs_more_english_than_a_short_one():
+    # Of 190 words 5 % are English, and of 200.
+    assert is_english([" ".join([*["lorem"] * 180, *["the"] * 10])])
+    assert not is_english([" ".join([*["lorem"] * 190, *["the"] * 10])])
+
+
 def test_damaged_paragraphs_are_mended_or_dropped_and_boilerplate_goes():
     drops = Drops()
     paragraphs = [
@@ -228,6 +244,10 @@ def test_damaged_paragraphs_are_mended_or_dropped_and_boilerplate_goes():
         "\u00c0 la carte, S\u00e3o Paulo and CAF\u00c9 : words.",
     ]
     assert drops.counts == {"mojibake": 2, "boilerplate": 1}
+    # A longer paragraph says something of its own: 120 words, and 121.
+    long = "ISBN-1 " + "word " * 119
+    assert is_boilerplate(long)
+    assert not is_boilerplate(long + "word")
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "sloppy-windows-1252"])
@@ -293,7 +313,8 @@ def test_looking_for_near_duplicates_takes_little_memory_a_document():
     assert peak < 45 * len(signatures)
 
 
-def test_near_duplicates_are_found_whatever_stands_between():
+def test_near_duplicates_are_found_whatever_stands_between(monkeypatch):
+    monkeypatch.setattr(minhash, "AT_ONCE", 2)
     texts = [words(seed, 400) for seed in range(40)]
     texts[30] = changed(texts[3], 3)
     texts[31] = changed(texts[3], 4, seed=1)
@@ -330,10 +351,13 @@ def test_a_repeated_book_is_found_chapter_by_chapter(tmp_path):
     chapters = ["\n\n".join(paragraphs) for paragraphs in BOOK]
     others = [" ".join(words(seed, 500)) for seed in range(20)]
     retyped = [" ".join(changed(text.split(" "), 7)) for text in chapters]
+    others[0] = "Too short."  # what is dropped before counts among none of the signatures
     write_source(tmp_path / "in", "a", [*others[:10], *chapters, *others[10:], *chapters])
     write_source(tmp_path / "in", "b", retyped)
     report = curate(tmp_path / "in", ["a", "b"], tmp_path / "out", RULES, seed=3)
-    assert report["sources"]["a"]["dropped"] == {"no_prose": 1, "duplicate_document": 8}
+    assert report["sources"]["a"]["dropped"] == {
+        "no_prose": 1, "too_few_words": 1, "duplicate_document": 8
+    }  # fmt: skip
     assert report["sources"]["b"]["dropped"] == {"no_prose": 1, "near_duplicate": 8}
     assert report["examples"]["near_duplicate"][0].startswith("Title 0 is Title 10: ")
 

@@ -6,6 +6,7 @@ import random
 import resource
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from threading import Barrier
 from types import SimpleNamespace
@@ -14,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages.corpus.ahead import in_order
+from stages.corpus import records
+from stages.corpus.ahead import LOOKAHEAD, in_order
 from stages.corpus.documents import read_source
 from stages.corpus.records import Document, Drops, Tally, document_writer, read_documents
 from stages.corpus.sources import KINDS, docstrings, hub, reader_of
@@ -122,12 +124,19 @@ def test_repeated_paragraphs_and_tests_are_left_out(library):
         "aaa_twice",
         {"one": SENTENCE.format(1), "two": SENTENCE.format(1), "tests/three": SENTENCE.format(3)},
     )
+    # Two of one name are two documents.
+    definitions = [f'def f():\n    """{SENTENCE.format(i)}"""\n' for i in (4, 5)]
+    (library / "aaa_twice" / "same.py").write_text("".join(definitions))
     tally = Tally()
     found = list(docstrings.documents("code", source_of("aaa_twice"), str, tally))
-    assert [document.text for document in found] == [SENTENCE.format(1)]
+    assert {document.id: document.text for document in found if "same" in document.id} == {
+        "code:aaa_twice.same.f": SENTENCE.format(4),
+        "code:aaa_twice.same.f#2": SENTENCE.format(5),
+    }
+    assert [d.text for d in found if "same" not in d.id] == [SENTENCE.format(1)]
     assert tally.paragraphs.counts == {"repeated": 1}
     assert tally.documents.counts == {"no_prose": 1}
-    assert tally.num_read == 2
+    assert tally.num_read == 4
 
 
 def test_a_missing_package_is_named():
@@ -179,6 +188,16 @@ def test_a_file_that_cannot_grow_is_what_is_told(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_group_of_documents_ends_where_it_is_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "ROWS_PER_GROUP", 3)
+    monkeypatch.setattr(records, "CHARACTERS_PER_GROUP", 10)
+    with document_writer(tmp_path / "documents.parquet") as writer:
+        for text in ("a", "b", "c", "long text.", "d", "long text."):
+            writer.write(Document(text, "a", "a", text))
+    groups = pq.ParquetFile(tmp_path / "documents.parquet").metadata
+    assert [groups.row_group(i).num_rows for i in range(groups.num_row_groups)] == [3, 1, 2]
+
+
 def test_warnings_past_the_first_are_told_of_and_hide_no_other_source_s():
     one, other = Tally(), Tally()
     for number in range(25):
@@ -195,7 +214,8 @@ def test_only_the_first_examples_of_a_reason_are_kept():
     drops = Drops()
     for i in range(5):
         drops.add("reason", f"text {i} " + "long " * 100)
-    assert drops.counts == {"reason": 5}
+    drops |= drops
+    assert drops.counts == {"reason": 10}
     assert [text[:6] for text in drops.examples["reason"]] == ["text 0", "text 1", "text 2"]
     assert all(len(text) == 163 for text in drops.examples["reason"])  # 160 and three dots
 
@@ -246,10 +266,10 @@ def test_wikipedia_and_books_are_read_from_a_local_copy_of_the_hub(tmp_path, mon
     assert [document.title for document in found] == ["Title 0", "Title 2"]
     assert found[0].text == article
 
-    books = BookcorpusSource(kind="bookcorpus", sentences_per_document=10)
+    books = BookcorpusSource(kind="bookcorpus", sentences_per_document=10, max_documents=2)
     read_source("text", settings_with(books, tmp_path), tmp_path / "books")
     found = list(read_documents(tmp_path / "books" / "documents.parquet"))
-    assert [document.text.count("He ran .") for document in found] == [10, 10, 5]
+    assert [document.text.count("He ran .") for document in found] == [10, 10]
 
 
 def test_a_copy_that_is_not_there_is_named(tmp_path):
@@ -266,6 +286,10 @@ def test_every_worker_has_work_while_the_first_result_is_waited_for():
     calls = [(barrier.wait, ())] * 8
     with ThreadPoolExecutor(8) as executor:
         assert sorted(in_order(executor, 8, calls)) == list(range(8))
+        # And no more is taken than keeps them at work: what is read waits in memory.
+        numbers = count()
+        assert next(in_order(executor, 8, ((int, ()) for _ in numbers))) == 0
+        assert next(numbers) == 8 + LOOKAHEAD + 1
 
 
 def test_a_lost_worker_is_told():

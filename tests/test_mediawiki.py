@@ -223,6 +223,14 @@ def test_invalid_utf8_is_said_and_survived(read):
     ]
 
 
+def test_pages_are_found_however_their_text_arrives():
+    content = dump_of(page(1), page(2), page(3))
+    pieces = [content[i : i + 5] for i in range(0, len(content), 5)]
+    found = list(dump.pages(pieces))
+    assert found == list(dump.pages([content]))
+    assert len(found) == 3
+
+
 def test_a_damaged_page_spoils_no_other(read):
     broken = page(2).replace("</revision>", "")
     never_ends = page(3).replace("</page>", "")
@@ -283,7 +291,8 @@ def test_a_multistream_dump_is_read_by_its_index(read, tmp_path, monkeypatch):
     pages = [page(i) for i in range(95)]
     content = multistream(tmp_path, pages)
     assert len(dump.ranges(tmp_path / "dump-multistream.xml.bz2")) == 6
-    by_index, _ = read(content, "dump-multistream.xml.bz2")
+    by_index, tally = read(content, "dump-multistream.xml.bz2")
+    assert not tally.warnings
     (tmp_path / "dump-multistream-index.txt.bz2").unlink()
     in_one, tally = read(content, "dump-multistream.xml.bz2")
     assert by_index == in_one

@@ -17,16 +17,16 @@ from tests.tiny_shards import SPECIAL, write_shards
 LENGTH, VOCABULARY = 24, 5000
 
 
-def rows_of_sentences(folder, num_rows=40, separated=()):
+def rows_of_sentences(folder, num_rows=40, separated=(), every=5):
     """Rows that count on from one to the next, so that any run of text is known by its numbers.
 
-    A sentence begins at every fifth token; a row in `separated` has a separator at place 10.
+    A sentence begins at every so many tokens; a row in `separated` has a separator at place 10.
     """
     ids = np.arange(num_rows * LENGTH).reshape(num_rows, LENGTH) + 5
     ids[:, 0], ids[:, -1] = SPECIAL.cls, SPECIAL.sep
     ids[list(separated), 10] = SPECIAL.sep
     starts = np.zeros(ids.shape, dtype=np.bool_)
-    starts[:, 1:-1:5] = True
+    starts[:, 1:-1:every] = True
     write_shards(folder, {"train": [ids], "heldout": [ids]}, VOCABULARY, starts)
     return open_split(folder, "train")
 
@@ -40,20 +40,23 @@ def halves(ids, segments):
     return first[1:-1], second[:-1]
 
 
-def test_pairs_are_two_segments_of_one_row_or_of_two(tmp_path):
-    sequences = rows_of_sentences(tmp_path / "shards")
-    indices = np.arange(40)
+# With 7 a sentence begins at a row's last token, which leaves no room for a second segment.
+@pytest.mark.parametrize("every", [5, 7])
+def test_pairs_are_two_segments_of_one_row_or_of_two(tmp_path, every):
+    # Of so few that the other row would often be the same, were it any.
+    sequences = rows_of_sentences(tmp_path / "shards", 4, every=every)
+    indices = np.tile(np.arange(4), 10)
     pairs = sentence_pairs(sequences, indices, np.random.default_rng(0))
     assert 10 < pairs.is_next_B.sum() < 30
-    for i in indices:
+    for i, index in enumerate(indices):
         first, second = halves(pairs.ids_BS[i], pairs.segments_BS[i])
-        text = sequences.rows(np.array([i]))[0]
+        text = sequences.rows(np.array([index]))[0]
         assert first[0] == text[1]
         for segment in (first, second):
             assert (np.diff(segment) == 1).all()
             assert SPECIAL.sep not in segment
         # B begins where a sentence begins.
-        assert (second[0] - 5) % LENGTH % 5 == 1
+        assert (second[0] - 5) % LENGTH % every == 1
         assert (second[0] == first[-1] + 1) == pairs.is_next_B[i]
         if not pairs.is_next_B[i]:
             assert second[0] not in text

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.corpus.records import Document, Tally, document_writer, read_documents
-from stages.corpus.sources import reader_of
+from stages.corpus.sources import files, reader_of
 from stages.corpus.sources.bookcorpus import _pieces
 from stages.corpus.sources.chapters import Headings
 from stages.corpus.sources.wraps import layout_of, paragraphs
@@ -210,6 +210,16 @@ def test_bare_numerals_are_headings_where_they_count_on():
     assert [line for line in lines if is_heading(line)] == [
         "I", "II", "III", "IV.", "Chapter Five", "I.", "2"
     ]  # fmt: skip
+
+
+def test_a_long_line_is_cut_between_words(workspace, monkeypatch):
+    monkeypatch.setattr(files, "MAX_LINE_CHARACTERS", 50)
+    text = SENTENCES * 3 + "x" * 120
+    (workspace / "line.txt").write_text(f"{text}\nEnd.")
+    *pieces, end = files.lines(Path("line.txt"), Tally())
+    assert ("".join(pieces), end) == (text, "End.")
+    assert all(piece.endswith(" ") for piece in pieces if "x" not in piece)
+    assert max(map(len, pieces)) < 100
 
 
 def test_a_book_of_one_endless_line_takes_bounded_memory(workspace):
