@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.corpus.special_tokens import BYTE_SPACE
+from stages.corpus.tokenizer_file import BYTE_SPACE
 
 COMMON_WORDS = """
     the of and to that was for with is it as his her by from they this have which were not but had

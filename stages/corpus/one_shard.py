@@ -22,7 +22,7 @@ from stages.files import atomic_output, fingerprint, sha256_of, write_json
 DOCUMENTS_PER_BATCH = 64
 LIBRARIES = ("numpy", "pyarrow", "sentencex", "tokenizers")
 MODULES = (
-    "health", "one_shard", "packing", "reading", "records", "special_tokens", "tokenising",
+    "health", "one_shard", "packing", "reading", "records", "tokenising", "tokenizer_file",
 )  # fmt: skip
 """What decides the bytes of a shard, beside its inputs and settings."""
 

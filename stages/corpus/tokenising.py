@@ -17,8 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from stages.corpus.special_tokens import BYTE_SPACE, special_ids
-from stages.errors import DataError
+from stages.corpus.tokenizer_file import BYTE_SPACE, read_tokenizer, special_ids
 
 SENTENCES_AT_A_TIME = 4096
 """Half a megabyte, of which everything is held several times."""
@@ -42,19 +41,9 @@ class Tokens:
 def open_tokenizer(path: Path) -> Any:
     """Return a tokenizer that neither cuts nor pads, and reads `[MASK]` in a text as text.
 
-    Raises:
-        DataError: the file is not a tokenizer's.
+    Errors are those of `read_tokenizer`.
     """
-    from tokenizers import Tokenizer
-
-    if not path.is_file():
-        raise DataError(
-            f"{path} does not exist; run the stage that makes it: dvc repro fetch_teacher"
-        )
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
-        raise DataError(f"{path} is not a tokenizer.json: {error}") from error
+    tokenizer = read_tokenizer(path)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     # A text that speaks of [PAD] must not become padding.

@@ -6,9 +6,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from tokenizers import Tokenizer
 
 from stages.command import log
+from stages.corpus.tokenizer_file import read_tokenizer
 from stages.errors import SettingsError
 from stages.evaluation.augmentation import MASK, Augmenter, read_glove
 from stages.evaluation.examples import read_rows
@@ -36,7 +36,7 @@ def augment(
     Raises:
         SettingsError: the teacher's tokens are not BERT's word pieces.
     """
-    tokenizer = Tokenizer.from_file(str(teacher_folder / "tokenizer.json"))
+    tokenizer = read_tokenizer(teacher_folder / "tokenizer.json")
     kind = type(tokenizer.model).__name__
     # In other vocabularies a token holds the space before it: none would be a word, and most of
     # what a model puts for a mask would be left out.

@@ -13,9 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
-from stages.corpus.special_tokens import special_ids
+from stages.corpus.tokenizer_file import read_tokenizer, special_ids
 from stages.errors import DataError
 from stages.files import read_json
 from stages.training.batches import Batch, Order
@@ -92,20 +91,6 @@ def read_rows(folder: Path, split: str, limit: int | None) -> pa.Table:
     return table
 
 
-def open_tokenizer(path: Path) -> Tokenizer:
-    """Return the tokenizer of a file, as it is.
-
-    Raises:
-        DataError: it is not there, or no tokenizer.
-    """
-    if not path.is_file():
-        raise DataError(f"{path} does not exist: a model folder has its tokenizer in it")
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library has no narrower one
-        raise DataError(f"{path} is no tokenizer ({error})") from error
-
-
 def read_examples(
     folder: Path, split: str, tokenizer_file: Path, max_length: int, max_examples: int | None
 ) -> Examples:
@@ -114,7 +99,7 @@ def read_examples(
     Where `max_examples` is fewer than there are, a fixed random part of them is taken.
     """
     table = read_rows(folder, split, max_examples)
-    tokenizer = open_tokenizer(tokenizer_file)
+    tokenizer = read_tokenizer(tokenizer_file)
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length)
     firsts, seconds = table["text_a"].to_pylist(), table["text_b"].to_pylist()

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from stages.corpus.special_tokens import special_ids
+from stages.corpus.tokenizer_file import read_tokenizer, special_ids
 from stages.errors import DataError
-from stages.evaluation.examples import Examples, open_tokenizer, read_rows
+from stages.evaluation.examples import Examples, read_rows
 from stages.evaluation.task_folder import Question
 
 MAX_QUESTION_TOKENS = 64
@@ -61,7 +61,7 @@ def read_windows(
     table = read_rows(folder, split, max_questions)
     columns = [table[name].to_pylist() for name in ("id", "text_a", "text_b", "answers", "starts")]
     questions = [Question(*row) for row in zip(*columns, strict=True)]
-    return make_windows(questions, open_tokenizer(tokenizer_file), max_length, stride)
+    return make_windows(questions, read_tokenizer(tokenizer_file), max_length, stride)
 
 
 def make_windows(

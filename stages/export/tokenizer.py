@@ -12,7 +12,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
-from stages.corpus.special_tokens import special_tokens
+from stages.corpus.tokenizer_file import special_tokens
 from stages.export.graph import inputs_of
 from stages.files import read_json, write_json
 from stages.students.positions import num_positions

@@ -1,5 +1,6 @@
-"""The special tokens of a tokenizer, by what they are for: under BERT's names or RoBERTa's."""
+"""A tokenizer.json, and its special tokens by what they are for: BERT's names or RoBERTa's."""
 
+from pathlib import Path
 from typing import Any
 
 from stages.corpus.reading import SpecialIds
@@ -11,6 +12,22 @@ NAMES = (
 )
 BYTE_SPACE = "\u0120"
 """How vocabularies of bytes, RoBERTa's and ModernBERT's, write the space before a word."""
+
+
+def read_tokenizer(path: Path) -> Any:
+    """Return the tokenizer of a file, as it is.
+
+    Raises:
+        DataError: the file is absent, or not a tokenizer's.
+    """
+    from tokenizers import Tokenizer
+
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; dvc repro runs the stage that makes it")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise DataError(f"{path} is not a tokenizer.json: {error}") from error
 
 
 def special_tokens(tokenizer: Any, called: object) -> dict[str, str]:
