@@ -124,7 +124,7 @@ class _Losses(torch.autograd.Function):
             make = partial(Logits, temperature=terms.temperature, buffers=buffers, padded=fused)
             student = make(Head(features_ND, weight_VD, bias_V), "student")
             taught = taught_by(teachers, make)
-            sums = _sums(student, taught, labels_M, importance_N, terms, buffers, fused=fused)
+            sums = _sums(student, taught, labels_M, importance_N, terms, fused=fused)
             learns = any(ctx.needs_input_grad)
             grad_features, grad_weight = torch.zeros_like(features_ND), None
             # Without soft targets, rows without a label have nothing to say.
@@ -176,12 +176,11 @@ def _sums(
     labels_M: Tensor,
     importance_N: Tensor | None,
     terms: Terms,
-    buffers: Buffers,
     *,
     fused: bool,
 ) -> "Sums | FusedSums":
     if not fused:
-        return Sums(student, taught, labels_M, importance_N, terms, buffers)
+        return Sums(student, taught, labels_M, importance_N, terms)
     from stages.objectives.vocabulary_kernel import FusedSums
 
     assert not isinstance(taught, Mixture), "the kernel reads one teacher's logits"

@@ -79,10 +79,6 @@ class Logits:
             return torch.mm(features, self.weight_VD.T, out=out)
         return out.copy_(torch.mm(features, self.weight_VD.T))
 
-    def biased(self, block: Tensor) -> Tensor:
-        """Add the bias to some rows that `of` gave, in place."""
-        return block.add_(self.cooled_bias_V)
-
 
 class Mixture:
     """Several heads as one: logits whose softmax is the mean of the heads' probabilities."""
@@ -90,23 +86,22 @@ class Mixture:
     def __init__(self, members: Sequence[Logits]) -> None:
         first, *self.others = members
         self.first = first
+        # Every member has added its own by then.
+        self.cooled_bias_V = torch.zeros_like(first.cooled_bias_V)
 
     def of(self, rows: slice) -> Tensor:
         """Return the cooled logits of some rows; valid until the next call."""
         # Logarithms throughout: a probability that all members round to zero must not become -inf.
-        mixed = _log_softmax(self.first.biased(self.first.of(rows)))
+        mixed = _log_probabilities(self.first, rows)
         for other in self.others:
-            torch.logaddexp(mixed, _log_softmax(other.biased(other.of(rows))), out=mixed)
+            torch.logaddexp(mixed, _log_probabilities(other, rows), out=mixed)
         # Not divided by their number: a constant, which the softmax takes out.
         return mixed
 
-    def biased(self, block: Tensor) -> Tensor:
-        """Return some rows that `of` gave as they are: every member has added its own."""
-        return block
 
-
-def _log_softmax(logits: Tensor) -> Tensor:
-    """Turn logits into the logarithms of their probabilities, in place."""
+def _log_probabilities(member: Logits, rows: slice) -> Tensor:
+    """Return the logarithms of one head's probabilities, in the place of its logits."""
+    logits = member.of(rows).add_(member.cooled_bias_V)
     return logits.sub_(torch.logsumexp(logits, dim=-1, keepdim=True))
 
 
