@@ -3,7 +3,7 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -14,11 +14,12 @@ import torch
 from stages import params
 from stages.errors import DataError
 from stages.evaluation.classifier import open_classifier
-from stages.evaluation.examples import ShuffledBatches, read_examples
-from stages.evaluation.finetune import finetune, spread, tune_on_labels
+from stages.evaluation.examples import ShuffledBatches, read_examples, read_rows
+from stages.evaluation.finetune import finetune
 from stages.evaluation.metrics import score
 from stages.evaluation.predictions import read_predictions
 from stages.evaluation.task_models import open_model, read_split
+from stages.evaluation.tuning import spread, tune_on_labels
 from tests.conftest import ROOT
 from tests.tiny_models import ALONE
 from tests.tiny_pipeline import save_teacher
@@ -235,7 +236,8 @@ def test_task_has_its_own_settings_and_the_grid_leaves_them() -> None:
         {
             "num_epochs": 3,
             "learning_rate": 2e-5,
-            "by_task": {"rte": {"num_epochs": 10, "learning_rate": 3e-5}},
+            "max_train_examples": 1000,
+            "by_task": {"rte": {"num_epochs": 10, "learning_rate": 3e-5, "max_train_examples": 50}},
             "grid": {"learning_rate": [1e-5, 2e-5], "batch_examples": [16, 32]},
         }
     )
@@ -247,6 +249,7 @@ def test_task_has_its_own_settings_and_the_grid_leaves_them() -> None:
     assert tried("cola") == [(3, 16, 1e-5), (3, 16, 2e-5), (3, 32, 1e-5), (3, 32, 2e-5)]
     # Another task's settings are no part of this one's.
     assert not tuning.choices("rte")[0].by_task
+    assert [tuning.choices(task)[0].max_train_examples for task in ("rte", "cola")] == [50, 1000]
 
 
 def test_finished_seeds_are_kept_when_the_stage_is_killed(model: Path, tmp_path: Path) -> None:
@@ -264,6 +267,54 @@ def test_finished_seeds_are_kept_when_the_stage_is_killed(model: Path, tmp_path:
     (workspace / "seed-1.json").write_text(json.dumps(marked))
     report = tuned(model, task, settings(num_epochs=1))
     assert report["metrics"]["mcc"]["values"][0] == 0.123
+
+
+class MortalBatches(ShuffledBatches):
+    """Batches that end the run with the one of a certain number, counted over all phases."""
+
+    asked: ClassVar[list[int]] = []
+    last: ClassVar[int | None] = None
+
+    def __call__(self, step: int) -> dict[str, torch.Tensor]:
+        """Return a batch, or die."""
+        self.asked.append(step)
+        if len(self.asked) == self.last:
+            raise KeyboardInterrupt
+        return super().__call__(step)
+
+
+def test_killed_in_the_midst_of_a_seed_it_goes_on_to_the_same_answers(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, chosen = write_task(tmp_path / "task"), settings(num_epochs=0.4, dropout=0.1)
+    launch = chosen.launch.model_copy(update={"checkpoint_every_seconds": 0})
+    chosen = chosen.model_copy(update={"launch": launch})
+    monkeypatch.setattr("stages.evaluation.tuning.ShuffledBatches", MortalBatches)
+
+    def ended() -> tuple[list[int], dict[str, Any], list[Any]]:
+        MortalBatches.asked.clear()
+        report = tuned(model, task, chosen)
+        del report["seconds"]
+        return [*MortalBatches.asked], report, pq.read_table(ANSWERS).to_pylist()
+
+    steps, report, answered = ended()
+    assert steps == [0, 1, 2, 3, 0, 1, 2, 3]
+    monkeypatch.setattr(MortalBatches, "last", 7)
+    with pytest.raises(KeyboardInterrupt):
+        ended()
+    monkeypatch.setattr(MortalBatches, "last", None)
+    assert ended() == ([2, 3], report, answered)
+    assert not list((tmp_path / ".scratch").iterdir())
+
+
+def test_a_seed_shorter_than_the_time_between_checkpoints_writes_none(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("stages.training.loop.save_checkpoint", refused)
+    tuned(model, write_task(tmp_path / "task"), settings(num_epochs=0.1))
 
 
 def test_a_kill_while_the_workspace_is_removed_leaves_nothing_half(
@@ -322,6 +373,11 @@ def test_texts_are_cut_and_examples_limited(model: Path, tmp_path: Path) -> None
     assert len(examples) == 10
     assert max(len(ids) for ids in examples.ids) == 8
     assert all(sum(types) > 0 for types in examples.types)
+    numbered = pq.read_table(task / "train.parquet").append_column("n", pa.array(range(160)))
+    pq.write_table(numbered, task / "train.parquet")
+    # A part at random, in the order of the whole.
+    part = read_rows(task, "train", 10)["n"].to_pylist()
+    assert part == sorted(part) != list(range(10))
 
 
 @pytest.mark.parametrize("file", ["tokenizer.json", "model.safetensors"])

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,8 +28,7 @@ from stages.evaluation.augmentation import Augmenter
 from stages.evaluation.augmented_text import augment
 from stages.evaluation.classifier import open_classifier
 from stages.evaluation.distil_task import distil_task
-from stages.evaluation.examples import ShuffledBatches
-from stages.evaluation.finetune import finetune, tuning_schedule
+from stages.evaluation.finetune import finetune
 from stages.evaluation.keep import keep
 from stages.evaluation.metrics import score
 from stages.evaluation.task_distillation import TaskDistillation
@@ -38,6 +37,7 @@ from stages.evaluation.task_models import Split, answers, read_split, scored
 from stages.evaluation.task_student import distil_once, lesson
 from stages.evaluation.task_teacher import check_tokenizers
 from stages.evaluation.tasks import get_task
+from stages.evaluation.tuning import tuning_schedule
 from stages.export.compressed import compress, prune_smallest
 from stages.export.graph import Feeds
 from stages.export.quantise import write_int8
@@ -50,6 +50,7 @@ from stages.training.optimisation import learning_rate
 from stages.training.processes import Processes
 from tests import test_finetune
 from tests.conftest import ROOT
+from tests.test_finetune import MortalBatches
 from tests.test_finetune_spans import questions
 from tests.tiny_models import ALONE
 from tests.tiny_pipeline import save_tokenizer
@@ -398,20 +399,6 @@ def test_student_that_answers_with_spans_is_kept_too(
     )  # fmt: skip
     again = scored({"validation": answers(model, split, description)}, description)
     assert again["f1"] == report["metrics"]["f1"]["median"]
-
-
-class MortalBatches(ShuffledBatches):
-    """Batches that end the run with the one of a certain number, counted over all phases."""
-
-    asked: ClassVar[list[int]] = []
-    last: ClassVar[int | None] = None
-
-    def __call__(self, step: int) -> dict[str, torch.Tensor]:
-        """Return a batch, or die."""
-        self.asked.append(step)
-        if len(self.asked) == self.last:
-            raise KeyboardInterrupt
-        return super().__call__(step)
 
 
 def test_killed_in_the_midst_of_a_seed_it_ends_with_the_identical_student(

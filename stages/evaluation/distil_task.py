@@ -21,7 +21,6 @@ from torch import nn
 from stages.command import log, parser_for, run
 from stages.errors import SettingsError
 from stages.evaluation.augmented_text import augment
-from stages.evaluation.finetune import alone, spread, tune_on_labels
 from stages.evaluation.keep import median_seed
 from stages.evaluation.metrics import headline
 from stages.evaluation.task_models import (
@@ -34,6 +33,7 @@ from stages.evaluation.task_models import (
 )
 from stages.evaluation.task_student import distil_once, lesson, phase_terms
 from stages.evaluation.task_teacher import check_tokenizers, open_tuned
+from stages.evaluation.tuning import alone, spread, tune_on_labels
 from stages.files import atomic_output, discard, read_json, scratch, sha256_of_tree, write_json
 from stages.params import Params, load
 from stages.teacher.models import save_model

@@ -1,9 +1,10 @@
 r"""Fine-tune one model on one task with every seed, and score it.
 
 Reads a stock model folder and a task's examples; writes a report with every seed's value, and what
-every seed answered to every example. A seed that is done is not done again when the stage is killed
-and rerun. With --encoder it also leaves what the first seed made of the encoder, as a model folder
-to tune on another task (docs/evaluation.md, Starting from another task).
+every seed answered to every example. Killed anywhere, the same command goes on with the seeds that
+are done, and in the midst of one from its last checkpoint. With --encoder it also leaves what the
+first seed made of the encoder, as a model folder to tune on another task (docs/evaluation.md,
+Starting from another task).
 
 Run: python -m stages.evaluation.finetune --model models/students/distilbert \
          --task-data data/tasks/cola --report reports/finetune/distilbert/cola.json \
@@ -12,135 +13,20 @@ Run: python -m stages.evaluation.finetune --model models/students/distilbert \
 
 import argparse
 import shutil
-import statistics
-import time
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
-from transformers import PreTrainedModel
 
 from stages.command import log, parser_for, run
-from stages.errors import SettingsError
-from stages.evaluation.examples import ShuffledBatches
 from stages.evaluation.metrics import headline
-from stages.evaluation.predictions import table_of, write_predictions
-from stages.evaluation.task_models import Split, answers, objective, open_model, read_split, scored
+from stages.evaluation.predictions import write_predictions
+from stages.evaluation.task_models import read_split
+from stages.evaluation.tuning import alone, spread, tune_and_score
 from stages.files import atomic_output, discard, read_json, scratch, sha256_of_tree, write_json
-from stages.params import FineTune, Launch, Params, Schedule, TaskPhase, load
+from stages.params import FineTune, Params, load
 from stages.teacher.models import save_model
-from stages.training.loop import train
 from stages.training.processes import Processes, joined_processes
-from stages.training.spending import Outcome
-from stages.training.steps import Objective
-
-
-def alone(processes: Processes) -> None:
-    """Refuse several processes, which would all write and then remove the same files.
-
-    Raises:
-        SettingsError: there are several.
-    """
-    if processes.world_size > 1:
-        raise SettingsError(
-            f"a task is the work of one process, and there are {processes.world_size}: run this "
-            "without torchrun; other tasks, models and recipes run beside it, on a GPU each "
-            "(CUDA_VISIBLE_DEVICES)"
-        )
-
-
-def tuning_schedule(settings: FineTune | TaskPhase, **others: Any) -> Schedule:
-    """Return the schedule of settings of a task; the optimiser is that of published fine-tuning."""
-    return Schedule(
-        num_epochs=settings.num_epochs,
-        batch_sequences=settings.batch_examples,
-        learning_rate=settings.learning_rate,
-        warmup_fraction=settings.warmup_fraction,
-        weight_decay=settings.weight_decay,
-        precision=settings.precision,
-        betas=(0.9, 0.999),
-        epsilon=1e-8,
-        max_grad_norm=1.0,
-        **others,
-    )
-
-
-def tune(
-    loss: Objective,
-    batches: ShuffledBatches,
-    schedule: Schedule,
-    launch: Launch,
-    processes: Processes,
-    *,
-    seed: int,
-    title: str,
-    workspace: Path | None = None,
-) -> Outcome:
-    """Train an objective on a task's examples; without a `workspace` a kill starts it over."""
-    return train(
-        loss,
-        batches,
-        schedule,
-        schedule.total_steps(len(batches.examples)),
-        # A batch of a task is small enough to go through in one piece.
-        launch.model_copy(update={"micro_batch_sequences": schedule.batch_sequences}),
-        processes,
-        seed=seed,
-        workspace=workspace,
-        title=title,
-    )
-
-
-def tune_on_labels(
-    model: PreTrainedModel,
-    task: dict[str, Any],
-    training: Split,
-    settings: FineTune,
-    launch: Launch,
-    processes: Processes,
-    seed: int,
-    workspace: Path | None = None,
-) -> None:
-    """Train a model that has the task's head on the task's labels."""
-    tune(
-        objective(model, task),
-        ShuffledBatches(training.examples, settings.batch_examples, seed),
-        tuning_schedule(settings),
-        launch,
-        processes,
-        seed=seed,
-        title=f"{task['name']} seed {seed}",
-        workspace=workspace,
-    )
-
-
-def finetune_once(
-    model_folder: Path,
-    task: dict[str, Any],
-    training: Split,
-    judged: dict[str, Split],
-    settings: FineTune,
-    launch: Launch,
-    processes: Processes,
-    seed: int,
-) -> tuple[dict[str, float], pa.Table, PreTrainedModel]:
-    """Fine-tune with one seed; return the metrics and answers of other splits, and the model."""
-    model = open_model(model_folder, task, settings.dropout, seed).to(processes.device)
-    tune_on_labels(model, task, training, settings, launch, processes, seed)
-    given = {split: answers(model, examples, task) for split, examples in judged.items()}
-    return scored(given, task), table_of(seed, given), model
-
-
-def spread(values: list[float]) -> dict[str, Any]:
-    """Return the median, mean and range of the seeds' values, and every value."""
-    return {
-        "median": statistics.median(values),
-        "mean": statistics.fmean(values),
-        "min": min(values),
-        "max": max(values),
-        "values": values,
-    }
 
 
 def finetune(
@@ -193,8 +79,8 @@ def finetune(
             keeps_encoder = encoder is not None and seed == seeds[0]
             if file.exists() and not (keeps_encoder and not (workspace / "encoder").exists()):
                 continue
-            clock = time.monotonic()
-            metrics, answered, model = finetune_once(
+            steps = workspace / f"seed-{seed}"
+            tuned = tune_and_score(
                 model_folder,
                 task,
                 training,
@@ -203,20 +89,21 @@ def finetune(
                 params.launch,
                 processes,
                 seed,
+                steps,
             )
-            seconds = time.monotonic() - clock
             if keeps_encoder:
-                save_model(model.base_model, model_folder, workspace / "encoder")
-            write_predictions([answered], workspace / f"seed-{seed}.parquet")
-            write_json(file, {"metrics": metrics, "seconds": seconds})
+                save_model(tuned.model.base_model, model_folder, workspace / "encoder")
+            write_predictions([tuned.answers], workspace / f"seed-{seed}.parquet")
+            write_json(file, {"metrics": tuned.metrics, "seconds": tuned.seconds})
+            shutil.rmtree(steps)
             log.info(
                 "%s seed %d, run %d of %d: %.1f, %.0f s",
                 task["name"],
                 seed,
                 len(tried) * len(seeds) + seeds.index(seed) + 1,
                 len(choices) * len(seeds),
-                headline(metrics, task["scored_by"]),
-                seconds,
+                headline(tuned.metrics, task["scored_by"]),
+                tuned.seconds,
             )
         done = [read_json(workspace / f"seed-{seed}.json") for seed in seeds]
         tried.append(_over_seeds(done, task["scored_by"], settings))

@@ -2,7 +2,7 @@ r"""Keep the fine-tuned model that a report's median is of, to use it or to expo
 
 Fine-tuning scores its models and drops them: a table of GLUE would be hundreds of them. The same
 seed with the same settings makes the same model again (to the bit on a CPU), so one is had for the
-time of one seed.
+time of one seed; killed, the same command goes on from the last checkpoint.
 
 Run: python -m stages.evaluation.keep --model models/students/distilbert \
          --task-data data/tasks/sst2 --report reports/finetune/distilbert/sst2.json \
@@ -15,10 +15,10 @@ from typing import Any
 
 from stages.command import log, parser_for, run
 from stages.errors import DataError
-from stages.evaluation.finetune import alone, finetune_once
 from stages.evaluation.metrics import headline
 from stages.evaluation.task_models import read_split
-from stages.files import read_json
+from stages.evaluation.tuning import alone, tune_and_score
+from stages.files import discard, read_json, scratch, sha256_of_tree
 from stages.params import FineTune, Params, load
 from stages.teacher.models import save_model
 from stages.training.processes import Processes, joined_processes
@@ -57,7 +57,13 @@ def keep(
             (task["validation_splits"][0], settings.max_validation_examples),
         )
     )
-    metrics, _, model = finetune_once(
+    seed = median_seed(report)
+    workspace = scratch(
+        f"keep-{model_folder.name}-{task['name']}",
+        (report["settings"], seed),
+        *map(sha256_of_tree, (model_folder, task_folder)),
+    )
+    tuned = tune_and_score(
         model_folder,
         task,
         training,
@@ -65,10 +71,12 @@ def keep(
         settings,
         params.launch,
         processes,
-        median_seed(report),
+        seed,
+        workspace,
     )
-    save_model(model, model_folder, out)
-    return headline(metrics, task["scored_by"])
+    save_model(tuned.model, model_folder, out)
+    discard(workspace)
+    return headline(tuned.metrics, task["scored_by"])
 
 
 def median_seed(report: dict[str, Any]) -> int:

@@ -15,9 +15,9 @@ from stages.distillation.terms import LayerTerm
 from stages.errors import SettingsError
 from stages.evaluation.classifier import logits_of_all
 from stages.evaluation.examples import ShuffledBatches
-from stages.evaluation.finetune import tune, tuning_schedule
 from stages.evaluation.task_distillation import TaskDistillation
 from stages.evaluation.task_models import Split, open_model
+from stages.evaluation.tuning import tune, tuning_schedule
 from stages.params import Launch
 from stages.params import TaskDistillation as Settings
 from stages.training.processes import Processes

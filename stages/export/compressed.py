@@ -25,9 +25,9 @@ from transformers import PreTrainedModel
 
 from stages.command import log, parser_for, run
 from stages.errors import SettingsError
-from stages.evaluation.finetune import alone, spread, tune_on_labels
 from stages.evaluation.metrics import headline
 from stages.evaluation.task_models import Split, answers, open_model, read_split, scored
+from stages.evaluation.tuning import alone, spread, tune_on_labels
 from stages.export.graph import inputs_of, write_fp32
 from stages.export.parity import onnx_logits, open_session
 from stages.export.quantise import write_int8

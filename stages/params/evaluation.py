@@ -30,6 +30,8 @@ class TaskTuning(Settings):
     batch_examples: Positive | None = None
     learning_rate: LearningRate | None = None
     max_length: int | None = Field(default=None, ge=8, le=512)
+    max_train_examples: Positive | None = None
+    max_validation_examples: Positive | None = None
 
 
 class Grid(Settings):
@@ -55,7 +57,9 @@ class FineTune(Settings):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of training; scores are computed in float32."""
     max_train_examples: Positive | None = None
+    """A fixed random part of this size; null takes all."""
     max_validation_examples: Positive | None = None
+    """The same of what scores are of: for trying out, since published scores are of all."""
     by_task: dict[Name, TaskTuning] = Field(default_factory=dict)
     """Small tasks need more epochs than large ones."""
     grid: Grid | None = None

@@ -48,6 +48,7 @@ def train(
     flops_per_token: float | None = None,
     listener: Callable[[list[CurveRow]], None] | None = None,
     rate_factors: Mapping[str, float] | None = None,
+    keeps_end: bool = True,
 ) -> Outcome:
     """Train an objective's parameters in place, from the newest checkpoint if there is one.
 
@@ -66,6 +67,8 @@ def train(
         listener: Is given the curve so far, on the first process, whenever a row is added and when
             a run goes on.
         rate_factors: What the learning rate is multiplied by, by parameter name; None: 1.
+        keeps_end: Whether the end is a checkpoint however short the run was. Without, what follows
+            may cost at most `checkpoint_every_seconds` of it again.
 
     Raises:
         Interrupted: on SIGINT or SIGTERM, after a checkpoint.
@@ -112,7 +115,7 @@ def train(
                 line.show(row)
                 if hear:
                     hear(progress.curve)
-            _note_and_checkpoint(workspace, run, progress, clock, stop, spending)
+            _note_and_checkpoint(workspace, run, progress, clock, stop, spending, keeps_end)
         spending.note()
         # While the last checkpoint was written, too: whatever follows would not hear of it.
         if processes.any(stop.wanted)[0]:
@@ -136,11 +139,12 @@ def _note_and_checkpoint(
     clock: "_Clock",
     stop: StopWish,
     spending: Spending,
+    keeps_end: bool,
 ) -> None:
     first, last = run.processes.is_first, progress.step == run.num_steps
     # Nothing goes on from the checkpoints before the end of a finished run.
     keep = 1 if last else run.launch.num_checkpoints
-    due = last or clock.since_mark() >= run.launch.checkpoint_every_seconds
+    due = (last and keeps_end) or clock.since_mark() >= run.launch.checkpoint_every_seconds
     # Clocks differ between processes, and a signal may reach only one of them.
     stopping, saving, noting = run.processes.any(
         stop.wanted, due and first, spending.is_due() and first
