@@ -161,6 +161,10 @@ def test_logits_are_the_stock_classifiers(name: str) -> None:
                 one["token_type_ids"] = inputs["token_type_ids"][index : index + 1, :length]
             rows.append(model(**one).logits)
     torch.testing.assert_close(logits, torch.cat(rows), rtol=0, atol=1e-10)
+    if hasattr(model, "dropout"):
+        # All of it dropped, the head's bias is left.
+        model.train().dropout.p = 1.0
+        assert (logits_of(model, inputs) == model.classifier.bias).all()
 
 
 @ARCHITECTURES
@@ -178,6 +182,10 @@ def test_span_logits_are_the_stock_models(name: str) -> None:
             expected = torch.stack([stock.start_logits, stock.end_logits], dim=-1)[0]
             torch.testing.assert_close(logits[index, :length], expected, rtol=0, atol=1e-10)
             assert torch.isneginf(logits[index, length:]).all()
+    if hasattr(model, "dropout"):
+        model.train().dropout.p = 1.0
+        inside = span_logits(model, inputs)[inputs["attention_mask"] == 1]
+        assert (inside == model.qa_outputs.bias).all()
 
 
 @ARCHITECTURES

@@ -44,6 +44,13 @@ def test_a_window_is_cls_question_sep_part_sep(tokenizer: Tokenizer) -> None:
     assert windows.examples.types[0] == [0] * 6 + [1] * 10
 
 
+def test_a_question_is_cut_after_64_tokens(tokenizer: Tokenizer) -> None:
+    long = Question("q", "cat " * 70, TEXT, ("cat",), (4,))
+    windows = make_windows([long], tokenizer, max_length=128, stride=64)
+    # [CLS], the question and [SEP], before all of the text.
+    assert windows.parts[0].first == 66
+
+
 def test_a_window_without_the_whole_answer_points_at_cls(tokenizer: Tokenizer) -> None:
     # Words 7 and 8; the windows hold words 0-8, 6-14 and 12-19.
     windows = make_windows([asked("the dog")], tokenizer, max_length=16, stride=6)
@@ -74,6 +81,9 @@ def test_a_token_belongs_to_the_window_with_most_text_around_it() -> None:
     assert best_views(14, 10, [0, 4]).tolist() == [0] * 7 + [1] * 7
     # 0-9 and 8-11: the last window is short.
     assert best_views(12, 10, [0, 8]).tolist() == [0] * 9 + [1] * 3
+    # 0-299 and 200-309: token 250 has 49 and 50 on its poorer side, and 3 and 1.1 for the lengths;
+    # token 251 has 48 and 51.
+    assert best_views(310, 300, [0, 200])[[250, 251]].tolist() == [0, 1]
 
 
 def test_the_best_span_runs_forward_and_is_not_too_long() -> None:

@@ -120,7 +120,7 @@ def window_starts(num_tokens: int, room: int, stride: int) -> list[int]:
 def best_views(num_tokens: int, room: int, starts: Sequence[int]) -> NDArray[np.int64]:
     """Return for each token of a text the window with most of the text on its poorer side.
 
-    A hundredth of the window's length settles ties in favour of longer windows, as BERT has it.
+    To that a hundredth of the window's length is added, in favour of longer ones, as BERT has it.
     """
     places = np.arange(num_tokens)
     views = np.full((len(starts), num_tokens), -1.0)
