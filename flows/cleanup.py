@@ -25,7 +25,7 @@ OUTPUTS = ("data", "models", "reports", "mlruns")
 
 def main(arguments: argparse.Namespace) -> None:
     """Delete what is old enough, or only say what would be."""
-    if arguments.older_than_days < 0:
+    if not arguments.older_than_days >= 0:
         raise SettingsError(f"--older-than-days {arguments.older_than_days}: must be at least 0")
     root = environment.project_root()
     before = time.time() - arguments.older_than_days * 86400
@@ -48,6 +48,8 @@ def leftovers(root: Path) -> Iterator[Path]:
     """Yield everything that no finished work needs."""
     yield from sorted((root / SCRATCH).glob("*"))
     for folder in OUTPUTS:
+        # What a restored backup was unpacked into.
+        yield from sorted(root.glob(f".{folder}.*.????????"))
         # stages.files.atomic_output works in `.<name>.<random>/<name>` beside the output.
         for path in sorted((root / folder).rglob(".*.????????")):
             if path.is_dir():

@@ -22,7 +22,7 @@ from urllib.parse import quote, unquote, urlparse
 from flows import server
 from flows.findings import Finding
 from stages.command import without_secret
-from stages.tracking.store import DATABASE
+from stages.tracking.store import local_database
 
 ANSWER_SECONDS = 10.0
 REMOTE_SECONDS = 30.0
@@ -95,25 +95,31 @@ def check_mlflow(root: Path) -> Iterator[Finding]:
             )
         )
         return
-    if not (root / DATABASE).is_file():
-        yield Finding("good", f"{DATABASE} does not exist yet; the first run makes it")
+    database = local_database(root)
+    if database is None:
+        yield Finding("good", f"{without_secret(uri)} is no local store: see the tools of its own")
+        return
+    shown = database.relative_to(root) if database.is_relative_to(root) else database
+    if not database.is_file():
+        yield Finding("good", f"{shown} does not exist yet; the first run makes it")
         return
     try:
-        places, num_hanging = _read_store(root / DATABASE)
+        places, num_hanging = _read_store(database)
     except sqlite3.DatabaseError as error:
-        yield Finding("wrong", f"{DATABASE} cannot be read ({error}); restore a backup")
+        yield Finding("wrong", f"{shown} cannot be read ({error}); restore a backup")
         return
-    lost = [place for place in places if place and not _is_there(place)]
+    lost = [missing for place in places if place and (missing := _missing(place))]
     if lost:
         yield Finding(
             "wrong",
             f"{len(lost)} registered versions have lost their files, such as {lost[0]}. Was the "
-            "project moved? python -m stages.registry.backup saves it there and restores it here",
+            "project moved? python -m stages.registry.backup saves it there and restores it here. "
+            "Were they deleted? docs/operations.md, bad days",
         )
     if num_hanging:
         yield Finding("warning", f"{num_hanging} promotions were cut off; the next settles them")
     if not lost:
-        yield Finding("good", f"{DATABASE} is whole, {len(places)} registered versions")
+        yield Finding("good", f"{shown} is whole, {len(places)} registered versions")
 
 
 def check_prefect(root: Path) -> Iterator[Finding]:
@@ -238,6 +244,19 @@ def _read_store(database: Path) -> tuple[list[str], int]:
         return places, int(hanging.fetchone()[0])
 
 
-def _is_there(place: str) -> bool:
+def _missing(place: str) -> str | None:
+    """Return a file that a version needs and has not, None where nothing is missing."""
+    import yaml
+
     parsed = urlparse(place)
-    return parsed.scheme not in {"", "file"} or Path(unquote(parsed.path)).exists()
+    if parsed.scheme not in {"", "file"}:
+        return None
+    folder = Path(unquote(parsed.path))
+    try:
+        about = yaml.load((folder / "MLmodel").read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+        code = about["flavors"]["python_function"]
+        needed = [entry["path"] for entry in code.get("artifacts", {}).values()]
+        needed.append(Path(code.get("model_code_path", "MLmodel")).name)
+    except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError):
+        return str(folder / "MLmodel")
+    return next((str(folder / name) for name in needed if not (folder / name).is_file()), None)

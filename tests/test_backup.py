@@ -1,11 +1,19 @@
 """Backup, restore and lineage on a real store with two versions, one of them champion."""
 
+import io
+import json
 import shutil
+import sqlite3
+import subprocess
+import sys
 import tarfile
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from registry_world import MODEL, SHARDS_MD5, STUDENT, answer_of
+from store_kills import Killed
 
 from stages.errors import DataError, DistilleryError
 from stages.registry import backup, trace
@@ -82,16 +90,94 @@ def test_damaged_archive_changes_nothing(tmp_path: Path, empty_database: Path) -
 
 @pytest.mark.slow
 def test_what_was_there_is_put_aside_not_lost(tmp_path: Path, empty_database: Path) -> None:
-    folder = small_store(tmp_path / "mlruns", empty_database)
+    disk = small_store(tmp_path / "disk/mlruns", empty_database)
+    (tmp_path / "far.txt").write_text("far", encoding="utf-8")
+    (disk / "artifacts/link.txt").symlink_to(tmp_path / "far.txt")
+    with closing(sqlite3.connect(disk / "mlflow.db")) as store, store:
+        place = (disk / "artifacts/0").as_uri()
+        store.execute("UPDATE experiments SET artifact_location = ?", (place,))
+    # On another disk, as a large store may be.
+    folder = tmp_path / "mlruns"
+    folder.symlink_to(disk)
     archive = tmp_path / "b.tar"
     backup.save(folder, archive)
     (folder / "artifacts/note.txt").write_text("newer", encoding="utf-8")
     with pytest.raises(DistilleryError, match="--replace puts it aside"):
         backup.restore(archive, folder)
-    aside = backup.restore(archive, folder, replace=True)
-    assert aside is not None
+    # Whoever has it open would go on with what is put aside.
+    waits = "import sys; file = open(sys.argv[1]); print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", waits, str(disk / "mlflow.db")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as page:
+        assert page.stdout is not None
+        page.stdout.readline()
+        with pytest.raises(DistilleryError, match=rf"process {page.pid} has .*mlflow\.db open"):
+            backup.restore(archive, folder, replace=True)
+        page.communicate()
+    # Killed where there is none.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "rename", once(Path.rename))
+        with pytest.raises(Killed):
+            backup.restore(archive, folder, replace=True)
+    (aside,) = disk.parent.glob("mlruns.2*")
     assert (aside / "artifacts/note.txt").read_text(encoding="utf-8") == "newer"
+    assert backup.restore(archive, folder) is None
+    assert folder.is_symlink()
+    assert sorted(disk.parent.iterdir()) == [disk, aside]
     assert (folder / "artifacts/note.txt").read_text(encoding="utf-8") == "kept"
+    assert not (folder / "artifacts/link.txt").is_symlink()
+    with closing(sqlite3.connect(disk / "mlflow.db")) as store:
+        found = store.execute("SELECT artifact_location FROM experiments").fetchall()
+    assert found == [(place,)]
+
+
+def once(rename: Callable[[Path, Path], Path]) -> Callable[[Path, Path], Path]:
+    """Let one folder be moved, and die at the next."""
+    moved: list[Path] = []
+
+    def move(path: Path, to: Path) -> Path:
+        if moved:
+            raise Killed
+        moved.append(path)
+        return rename(path, to)
+
+    return move
+
+
+@pytest.mark.slow
+def test_the_store_that_the_environment_names_is_the_one_that_is_saved(
+    tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = small_store(tmp_path / "elsewhere", empty_database)
+    monkeypatch.chdir(tmp_path)
+    given = backup.command_line().parse_args(["save", "b.tar"])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+    backup.main(given)
+    with tarfile.open(tmp_path / "b.tar") as tar:
+        assert "artifacts/note.txt" in tar.getnames()
+    for other in ("http://127.0.0.1:9", "postgresql://me@127.0.0.1/x", "sqlite:////x/other.db"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
+        with pytest.raises(DistilleryError, match="MLFLOW_TRACKING_URI names a server, or another"):
+            backup.main(given)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "said"),
+    [
+        ([], "is not a whole backup"),
+        ({"sha256": {}}, "is not a whole backup"),
+        ({"sha256": 5, "artifacts": "file:///x"}, "is not a whole backup"),
+        ({"sha256": {}, "artifacts": "file:///x"}, r"mlflow\.db is no store of MLflow's"),
+    ],
+)
+def test_archive_that_is_no_backup_is_refused(manifest: object, said: str, tmp_path: Path) -> None:
+    text = json.dumps(manifest).encode()
+    with tarfile.open(tmp_path / "odd.tar", "w") as tar:
+        entry = tarfile.TarInfo("manifest.json")
+        entry.size = len(text)
+        tar.addfile(entry, io.BytesIO(text))
+    with pytest.raises(DataError, match=said):
+        backup.restore(tmp_path / "odd.tar", tmp_path / "store/mlruns")
+    assert not list((tmp_path / "store").iterdir())
 
 
 def test_archive_that_reaches_outside_is_refused(tmp_path: Path) -> None:

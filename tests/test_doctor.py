@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from registry_world import MODEL
+from registry_world import MODEL, upload_of
 
 from flows import cleanup, doctor, stores
 from flows.findings import Finding
@@ -126,9 +126,19 @@ def test_locks_of_a_dead_dvc_are_told_from_those_of_a_living_one(project: Path) 
 
 
 @pytest.mark.slow
-def test_versions_that_lost_their_files_are_found(two_versions: Store, world: Path) -> None:
+def test_versions_that_lost_their_files_are_found(
+    two_versions: Store, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (found,) = doctor.check_mlflow(world)
     assert (found.state, "2 registered versions" in found.said) == ("good", True)
+    # One file of many, in the store that the environment names.
+    graph = next((world / "mlruns").rglob(upload_of(two_versions, 2))) / "artifacts/artifacts"
+    (graph / "model.onnx").rename(graph / "other.onnx")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", two_versions.tracking_uri)
+    (found,) = doctor.check_mlflow(world / "reports")
+    assert found.state == "wrong"
+    assert f"1 registered versions have lost their files, such as {graph}/model.onnx" in found.said
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
     # Of a version that was deleted nobody misses the files.
     two_versions.client.delete_model_version(MODEL, "1")
     (world / "mlruns/artifacts").rename(world / "mlruns/moved")
@@ -228,6 +238,8 @@ def test_only_what_is_old_and_unfinished_is_deleted(
     os.utime(old.parent.parent, (old.stat().st_mtime,) * 2)
     young = plant(project / ".scratch/distill-a-5678/weights.safetensors", 1)
     torn = plant(project / "models/students/.a.abcd1234/a", 9)
+    unpacked = plant(project / ".mlruns.restored.abcd1234/mlruns.restored/mlflow.db", 9)
+    os.utime(unpacked.parent.parent, (unpacked.stat().st_mtime,) * 2)
     kept = plant(project / "models/students/a/model.safetensors", 99)
     cleanup.main(Namespace(older_than_days=7.0, dry_run=True))
     assert "would be freed" in capsys.readouterr().out
@@ -238,6 +250,7 @@ def test_only_what_is_old_and_unfinished_is_deleted(
     assert "models/students/.a.abcd1234" in said
     assert not old.exists()
     assert not torn.exists()
+    assert not unpacked.exists()
     assert young.exists()
     assert kept.exists()
 

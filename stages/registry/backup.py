@@ -3,10 +3,10 @@
     python -m stages.registry.backup save backups/monday.tar
     python -m stages.registry.backup restore backups/monday.tar [--replace]
 
-The database is copied with SQLite's own online backup under the store's lock, so a run that is
-being recorded meanwhile is in it whole or not at all. The store keeps absolute paths: restoring
-into another folder rewrites them. A team's server is backed up with the tools of its database and
-of its artifact store.
+The database is copied with SQLite's own online backup under the store's lock, so a registration or
+a promotion that is made meanwhile is in it whole or not at all. The store keeps absolute paths:
+restoring into another folder rewrites them. A team's server is backed up with the tools of its
+database and of its artifact store.
 """
 
 import argparse
@@ -21,13 +21,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 from tqdm import tqdm
 
 from stages.command import log, parser_for, run
 from stages.errors import DataError, DistilleryError
 from stages.files import atomic_output, file_lock, sha256_of
+from stages.tracking.store import local_database
 
-FOLDER = Path("mlruns")
 DATABASE = "mlflow.db"
 ARTIFACTS = "artifacts"
 MANIFEST = "manifest.json"
@@ -68,7 +69,11 @@ def save(folder: Path, archive: Path) -> int:
             "artifacts": (folder.resolve() / ARTIFACTS).as_uri(),
             "sha256": {name: sha256_of(path) for name, path in files.items()},
         }
-        with atomic_output(archive) as target, tarfile.open(target, "w") as tar:
+        # A link is kept as what it leads to: elsewhere there is nothing for it to lead to.
+        with (
+            atomic_output(archive) as target,
+            tarfile.open(target, "w", dereference=True) as tar,
+        ):
             text = json.dumps(manifest, indent=2, sort_keys=True).encode()
             entry = tarfile.TarInfo(MANIFEST)
             entry.size = len(text)
@@ -85,46 +90,71 @@ def restore(archive: Path, folder: Path, *, replace: bool = False) -> Path | Non
 
     Raises:
         DataError: the archive is damaged, or holds what a backup does not hold.
-        DistilleryError: there is a store already and `replace` was not said.
+        DistilleryError: there is a store already and `replace` was not said, or a process uses it.
     """
+    # A link to another disk stays one.
+    folder = folder.resolve()
     if folder.exists() and any(folder.iterdir()) and not replace:
         raise DistilleryError(
             f"{folder} is not empty; --replace puts it aside and takes the backup instead"
         )
-    aside = None
-    with atomic_output(folder) as target:
-        target.mkdir()
-        manifest = _extract(archive, target)
-        (target / ARTIFACTS).mkdir(exist_ok=True)
-        _move_paths(
-            target / DATABASE, manifest["artifacts"], (folder.resolve() / ARTIFACTS).as_uri()
+    if users := _users(folder / DATABASE):
+        raise DistilleryError(
+            f"process {', '.join(map(str, users))} has {folder / DATABASE} open and would go on "
+            "with it as it is now; stop it first (a page of MLflow, a server of the champion)"
         )
-        if folder.exists():
-            with file_lock(folder / ".lock"):
-                aside = folder.with_name(f"{folder.name}.{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
-                folder.rename(aside)
+    # Whole, and on the disk, before what is there is touched.
+    ready = folder.with_name(f"{folder.name}.restored")
+    with atomic_output(ready) as target:
+        target.mkdir()
+        _extract(archive, target, (folder / ARTIFACTS).as_uri())
+    if not folder.exists():
+        ready.rename(folder)
+        return None
+    with file_lock(folder / ".lock"):
+        aside = folder.with_name(f"{folder.name}.{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+        folder.rename(aside)
+        ready.rename(folder)
     return aside
 
 
-def _extract(archive: Path, target: Path) -> dict[str, Any]:
+def _users(database: Path) -> list[int]:
+    """Return the other processes that have a database open."""
+    found = []
+    for process in psutil.process_iter() if database.exists() else []:
+        try:
+            opened = [file.path for file in process.open_files()]
+        except psutil.Error:
+            continue
+        if str(database) in opened and process.pid != os.getpid():
+            found.append(process.pid)
+    return found
+
+
+def _extract(archive: Path, target: Path, artifacts: str) -> None:
+    """Unpack a backup into a folder, as the store whose artifacts have that address."""
     try:
         with tarfile.open(archive, "r:") as tar:
             # The data filter refuses absolute paths, .., links that lead outside, and devices.
             tar.extractall(target, filter="data")
         manifest: dict[str, Any] = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
-        wanted: dict[str, str] = dict(manifest["sha256"])
+        wanted, old = dict(manifest["sha256"]), str(manifest["artifacts"])
         found = {
             path.relative_to(target).as_posix(): sha256_of(path)
             for path in target.rglob("*")
             if path.is_file() and path != target / MANIFEST
         }
-    except (tarfile.TarError, OSError, ValueError, KeyError) as error:
+    except (tarfile.TarError, OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{archive} is not a whole backup: {error}") from error
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
             raise DataError(f"{archive}: {name} is missing, unknown or has another sha256")
     (target / MANIFEST).unlink()
-    return manifest
+    (target / ARTIFACTS).mkdir(exist_ok=True)
+    try:
+        _move_paths(target / DATABASE, old, artifacts)
+    except sqlite3.Error as error:
+        raise DataError(f"{archive}: {DATABASE} is no store of MLflow's: {error}") from error
 
 
 def _move_paths(database: Path, old: str, new: str) -> None:
@@ -141,17 +171,20 @@ def _move_paths(database: Path, old: str, new: str) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     """Save or restore."""
-    if os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):
+    database = local_database()
+    if database is None or database.name != DATABASE:
         raise DistilleryError(
-            "MLFLOW_TRACKING_URI names a server: back up its database and its artifact store"
+            f"MLFLOW_TRACKING_URI names a server, or another file than {DATABASE}: back up its "
+            "database and its artifact store"
         )
+    folder = database.parent
     if arguments.command == "save":
-        num_files = save(FOLDER, arguments.archive)
-        log.info("%s holds %s: %d files", arguments.archive, FOLDER, num_files)
+        num_files = save(folder, arguments.archive)
+        log.info("%s holds %s: %d files", arguments.archive, folder, num_files)
         return
-    aside = restore(arguments.archive, FOLDER, replace=arguments.replace)
+    aside = restore(arguments.archive, folder, replace=arguments.replace)
     kept = f"; what was there before is in {aside}" if aside else ""
-    log.info("%s is %s again%s", FOLDER, arguments.archive, kept)
+    log.info("%s is %s again%s", folder, arguments.archive, kept)
 
 
 def command_line() -> argparse.ArgumentParser:

@@ -78,10 +78,10 @@ def open_store(root: Path = Path()) -> Store:
     """
     mlflow = import_mlflow()
     given = os.environ.get("MLFLOW_TRACKING_URI")
-    uri = given or f"{SQLITE}{(root / DATABASE).resolve()}"
+    database = local_database(root)
+    uri = given or f"{SQLITE}{database}"
     folder = None
-    if uri.startswith(SQLITE):
-        database = Path(uri.removeprefix(SQLITE)).resolve()
+    if database is not None:
         folder = database.parent
         _make_database(database)
     mlflow.set_tracking_uri(uri)
@@ -96,6 +96,12 @@ def open_store(root: Path = Path()) -> Store:
         for name, value in PATIENCE.items():
             os.environ.setdefault(name, value)
     return Store(uri, folder, client)
+
+
+def local_database(root: Path = Path()) -> Path | None:
+    """Return the database of a repository's store, also before it is made; None for a server."""
+    given = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{(root / DATABASE).resolve()}"
+    return Path(given.removeprefix(SQLITE)).resolve() if given.startswith(SQLITE) else None
 
 
 def import_mlflow() -> Any:
