@@ -2,21 +2,26 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
 from stages.errors import DataError, SettingsError
+from stages.evaluation.task_folder import Example
 from stages.export.quantise import write_int8
 from stages.params import SpeedTest
 from stages.params.release import Int8
 from stages.speed.memory import peak_growth
-from stages.speed.published import compare
-from stages.speed.runners import open_encoder
-from stages.speed.speed import INT8, TORCH, measure_speed, table
+from stages.speed.published import compare, sentence_pairs
+from stages.speed.runners import onnx_runner, open_encoder
+from stages.speed.speed import INT8, TORCH, measure_speed, open_runners, table
 from stages.speed.timing import by_turn, percentiles, speedup, time_batches
 from stages.students.flops import encoder_gflops
 
@@ -86,12 +91,14 @@ def report(folders: dict[str, Path]) -> dict:
 
     def write(fp32: Path, path: Path, *given: object) -> None:
         write_int8(fp32, path, *given)
-        made.append((given[0], onnx.load(path).graph.node))
+        made.append((given[0], onnx.load(path).graph.node, path.stat().st_size))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stages.speed.speed.write_int8", write)
         found = measure_speed(folders, ["small"], settings, int8)
-    ((taken, nodes),) = made
+    ((taken, nodes, size),) = made
+    files = {runtime["runtime"]: runtime["file_megabytes"] for runtime in found["runtimes"]}
+    assert files[INT8] == round(size / 1e6, 3)
     assert taken == int8, "INT8 is timed as export.int8 has it made"
     assert any(node.op_type == "QuantizeLinear" for node in nodes)
     return found
@@ -186,6 +193,53 @@ def test_one_pass_reads_every_text_once_and_compares_with_the_first():
     assert found["speedup"]["teacher"] == 1.0
 
 
+def test_a_pass_of_half_the_seconds_is_twice_as_fast(monkeypatch: pytest.MonkeyPatch):
+    seconds = {"teacher": np.full(20, 2.0), "small": np.full(20, 1.0)}
+    monkeypatch.setattr("stages.speed.published.time_pass", lambda runners, rows: seconds)
+    found = compare({}, [np.zeros((1, 7), dtype=np.int64)] * 20)
+    assert found["seconds"] == {"teacher": 40.0, "small": 20.0}
+    assert found["speedup"] == {"teacher": 1.0, "small": 2.0}
+
+
+def test_pairs_are_cut_at_the_papers_length_and_not_padded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tokenizer = Tokenizer(WordLevel({"[UNK]": 0, "a": 1}, "[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.enable_padding(length=200)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    pairs = [Example("a a", "a", 1.0), Example("a " * 90, "a " * 90, 2.0)]
+    data = SimpleNamespace(validation={"validation": pairs})
+    monkeypatch.setattr("stages.speed.published.read_public", lambda task, settings: (data, None))
+    found = sentence_pairs(SimpleNamespace(), tmp_path / "tokenizer.json")
+    assert [row.shape for row in found] == [(1, 3), (1, 128)]
+
+
+def test_memory_is_taken_at_the_largest_batch_and_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shapes: list[tuple[int, ...]] = []
+    monkeypatch.setattr("stages.speed.speed.open_encoder", lambda folder: None)
+    monkeypatch.setattr(
+        "stages.speed.speed.torch_runner", lambda model: lambda ids, mask: shapes.append(ids.shape)
+    )
+    (tmp_path / "model.safetensors").touch()
+    settings = SpeedTest(batch_sizes=[1, 3], sequence_lengths=[16, 32, 8])
+    open_runners({"teacher": tmp_path}, {}, settings)
+    assert set(shapes) == {(3, 32)}
+
+
+def test_onnx_runtime_has_as_many_threads_as_pytorch(monkeypatch: pytest.MonkeyPatch):
+    given = []
+    session = SimpleNamespace(get_inputs=list)
+    monkeypatch.setattr(
+        "stages.speed.runners.open_session",
+        lambda path, num_threads: given.append(num_threads) or session,
+    )
+    onnx_runner(Path("x.onnx"))
+    assert given == [torch.get_num_threads()]
+
+
 def test_a_turn_of_a_pass_is_ten_texts_and_the_last_what_is_left():
     assert by_turn(np.ones(23)).tolist() == [10.0, 10.0, 3.0]
 
@@ -196,6 +250,10 @@ def test_memory_is_what_was_taken_and_not_what_was_there():
     if megabytes is None:
         pytest.skip("this system does not tell its peak of memory")
     assert 38 < megabytes < 60
+    # What was freed again before the end was taken too.
+    _, meanwhile = peak_growth(lambda: int(np.ones(40_000_000, dtype=np.uint8).sum()))
+    assert meanwhile is not None
+    assert 38 < meanwhile < 60
     _, later = peak_growth(lambda: np.ones(1000, dtype=np.uint8))
     assert later is not None
     assert later < 10
@@ -209,6 +267,6 @@ def test_energy_is_of_one_sequence():
             self.used += 6.0
             return self.used
 
-    # A turn of one pass over four sequences lies between two readings, 6 J apart.
-    _, joules = time_batches({"a": lambda ids, mask: None}, 4, 8, num_rounds=3, meter=Counter())
+    # A turn of two passes over two sequences lies between two readings, 6 J apart.
+    _, joules = time_batches({"a": lambda ids, mask: None}, 2, 8, num_rounds=3, meter=Counter())
     assert joules == {"a": 1.5}
