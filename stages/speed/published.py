@@ -33,10 +33,8 @@ def sentence_pairs(settings: Params, tokenizer: Path) -> list[Ids]:
     return [np.array([row.ids], dtype=np.int64) for row in encoder.encode_batch(pairs)]
 
 
-def one_pass(folders: Mapping[str, Path], settings: Params) -> dict[str, Any]:
-    """Return what every model's pass took; all read the teacher's tokens."""
-    reference = next(iter(folders))
-    rows = sentence_pairs(settings, folders[reference] / "tokenizer.json")
+def one_pass(folders: Mapping[str, Path], rows: Sequence[Ids]) -> dict[str, Any]:
+    """Return what every model's pass took."""
     runners = {name: torch_runner(open_encoder(folder)) for name, folder in folders.items()}
     return compare(runners, rows)
 
