@@ -31,6 +31,7 @@ from stages.export.parity import (
     measure,
     open_session,
 )
+from stages.export.parity import torch_logits as torch_rows
 from stages.export.quantise import write_int8
 from stages.export.story import Source, Story
 from stages.files import sha256_of
@@ -170,6 +171,11 @@ def test_every_weight_matrix_is_eight_bits_wide(exported: SimpleNamespace):
     wide = [w.name for w in graph.initializer if w.data_type == onnx.TensorProto.FLOAT]
     shapes = {w.name: list(w.dims) for w in graph.initializer}
     assert not [name for name in wide if len(shapes[name]) == 2]
+    # Each with a scale for every feature that comes out; embeddings have one in all.
+    scales = [shape for name, shape in shapes.items() if name.endswith("_scale")]
+    assert sorted(shape for shape in scales if shape) == sorted(
+        [[32]] * 11 + [[64]] * 2 + [[VOCABULARY]]
+    )
 
 
 ELSEWHERE = """
@@ -246,12 +252,15 @@ def test_too_little_agreement_and_nan_are_both_refused(tmp_path: Path):
         check(good | {"fp32": Parity(float("nan"), 1.0, 0.0)}, settings, tmp_path)
 
 
-def test_parity_is_measured_on_whole_rows_padding_and_a_single_token():
+def test_parity_is_measured_on_whole_rows_padding_and_a_single_token(student: Path):
     batches = heldout_batches(Rows())
     shapes = [batch["input_ids"].shape for batch in batches]
     assert shapes == [(4, 32), (2, 32), (1, 32), (1, 1), (3, 17)]
     ids, mask = batches[-1].values()
     assert mask.sum(1).tolist() == [17, 9, 3]
+    # Padding is not compared.
+    model = DistilBertForMaskedLM.from_pretrained(student)
+    assert torch_rows(model, batches[-1]).shape == (17 + 9 + 3, VOCABULARY)
     assert (ids[mask == 0] == PAD).all()
     whole, whole_mask = batches[1].values()
     assert whole_mask[1].sum() == 20

@@ -114,6 +114,8 @@ def test_a_classifier_is_exported_with_the_score_of_every_file(
     tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
     assert [len(tokenizer.encode(text).ids) for text in ("good film", "very " * 30)] == [4, 10]
     assert result["max_length"] == 10
+    about = json.loads((out / "tokenizer_config.json").read_text())
+    assert about["model_max_length"] == 10
     # Pairs have token types, which this model was trained with.
     session = open_session(out / "model.onnx")
     names_in = [entry.name for entry in session.get_inputs()]
