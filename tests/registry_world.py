@@ -156,7 +156,19 @@ def training_report(name: str, kl: float) -> dict:
 def summary() -> dict:
     return {
         "profile": "offline",
+        "tasks": [
+            {"name": "acceptability", "title": "Acceptability (derived)", "is_derived": True},
+            {"name": "package", "title": "Package (derived)", "is_derived": True},
+        ],
+        "average_convention": "mean_of_tasks",
         "models": {
+            "teacher": {
+                "tasks": {
+                    "acceptability": {"median": 80.0, "min": 79.0, "max": 81.5},
+                    "package": {"median": 80.0, "min": 79.0, "max": 81.5},
+                },
+                "average": {"mean_of_tasks": 80.0},
+            },
             STUDENT: {
                 "num_parameters": 100,
                 "weights_megabytes": 0.1,
@@ -169,7 +181,7 @@ def summary() -> dict:
                 "retention": 100.0,
                 "retention_interval": {"low": 97.5, "high": 102.5},
                 "heldout_kl": 1.5,
-            }
+            },
         },
     }
 

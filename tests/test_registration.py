@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -98,8 +99,17 @@ def test_another_export_of_a_student_is_another_version_of_the_same_run(world, s
     first = register_now(world)
     export = world / f"models/export/{STUDENT}"
     # What training cost stands on the card, and is another each time.
-    (export / "README.md").write_text("# Model card: 0.2 device-hours")
+    card = "# Model card: 0.2 device-hours\n\n## Files\n"
+    (export / "README.md").write_text(card)
     assert register_now(world)["version"] == 1
+    # The run's card has the scores too, which the export does not wait for.
+    told = Path(store.client.download_artifacts(first["run_id"], "README.md")).read_text()
+    assert told.startswith("# Model card: 0.2 device-hours\n\n## Scores\n")
+    assert "| Package (derived) | 84.0 (83.0 to 85.0) | 80.0 (79.0 to 81.5) |\n" in told
+    assert told.endswith("| average: mean_of_tasks | 80.0 | 80.0 |\n\n## Files\n")
+    assert (
+        "It keeps 100.0 % of its teacher's scores, the mean over tasks. Derived tasks are" in told
+    )
     with (export / "tokenizer.json").open("a") as tokenizer:
         tokenizer.write("\n")
     second = register_now(world)

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from stages.export.story import Story, cost, data, training
+from stages.params import TEACHER
 
 CARD = "README.md"
 PYTORCH = "PyTorch"
@@ -61,6 +62,42 @@ def model_card(
         *_limits(story, result),
     ]
     return PARAGRAPH.join(parts) + "\n"
+
+
+def with_scores(card: str, student: str, summary: Mapping[str, Any]) -> str:
+    """Return a student's card with what it scored: the export waits for no fine-tuning.
+
+    Args:
+        card: As it was exported.
+        student: Its name.
+        summary: reports/summary.json.
+    """
+    own, teacher = (summary["models"][name] for name in (student, TEACHER))
+    convention = summary["average_convention"]
+    averages = [f"{model['average'][convention]:.1f}" for model in (own, teacher)]
+    rows = [
+        f"| {task['title']} | {_spread(own['tasks'][task['name']])} | "
+        f"{_spread(teacher['tasks'][task['name']])} |"
+        for task in summary["tasks"]
+    ]
+    rows.append(f"| average: {convention} | {' | '.join(averages)} |")
+    derived = any(task["is_derived"] for task in summary["tasks"])
+    made = " Derived tasks are made from the training corpus; they are not GLUE." * derived
+    kept = ""
+    if own["retention"] is not None:
+        kept = f" It keeps {own['retention']:.1f} % of its teacher's scores, the mean over tasks."
+    scores = [
+        "## Scores",
+        "Fine-tuned on each task as its teacher was; 0 to 100 on validation examples, the median "
+        f"over seeds, with the smallest and the largest.{kept}{made}",
+        "\n".join(["| task | this model | its teacher |", "|---|---:|---:|", *rows]),
+    ]
+    before, heading, after = card.partition("## Files")
+    return before + PARAGRAPH.join([*scores, heading + after])
+
+
+def _spread(score: Mapping[str, float]) -> str:
+    return f"{score['median']:.1f} ({score['min']:.1f} to {score['max']:.1f})"
 
 
 def _metadata(name: str, story: Story | None, result: TaskResult | None) -> str:

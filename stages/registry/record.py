@@ -12,7 +12,7 @@ from typing import Any
 
 from stages import params
 from stages.errors import DataError
-from stages.export.card import CARD
+from stages.export.card import CARD, with_scores
 from stages.files import read_json
 from stages.lineage import GitState, Lineage, git_state, lineage_of
 from stages.registry.versions import export_digest
@@ -52,8 +52,10 @@ class Record:
     training: dict[str, Any]
     metrics: dict[str, float]
     curve: Path
+    card: str | None
+    """The model card with what the student scored; None where the export has none."""
     files: tuple[Path, ...]
-    """Artifacts of the run, those that exist."""
+    """Artifacts of the run beside it, those that exist."""
 
     @property
     def student(self) -> str:
@@ -82,8 +84,8 @@ def collect(settings: params.Params, student: str, reports: Path, export: Path) 
         reports / "report.html",
         reports / "summary.json",
         params.PARAMS,
-        export / CARD,
     )
+    card = export / CARD
     return Record(
         settings=settings,
         lineage=lineage,
@@ -94,6 +96,7 @@ def collect(settings: params.Params, student: str, reports: Path, export: Path) 
         training=training,
         metrics=report_metrics(student, summary, training, speed, gate),
         curve=reports / "curves" / f"{student}.csv",
+        card=with_scores(card.read_text("utf-8"), student, summary) if card.is_file() else None,
         files=tuple(path for path in files if path.is_file()),
     )
 

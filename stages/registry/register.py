@@ -144,6 +144,8 @@ def _record_run(store: Store, run_id: str, record: Record) -> None:
         _record_curve(store, run_id, record.curve)
     for path in record.files:
         mlflow.log_artifact(str(path))
+    if record.card is not None:
+        mlflow.log_text(record.card, CARD)
     mlflow.log_dict(record.gate, gate_artifact(record.export_sha256))
 
 
@@ -208,8 +210,8 @@ def _version(store: Store, experiment_id: str, name: str, record: Record) -> int
 
 def _links(experiment_id: str, run_id: str, record: Record) -> str:
     """Return, as Markdown, where MLflow's page shows what is worth reading about a version."""
-    names = {"report.html": "Report", CARD: "Model card"}
-    shown = {path.name: names[path.name] for path in record.files if path.name in names}
+    shown = {path.name: "Report" for path in record.files if path.suffix == ".html"}
+    shown |= {CARD: "Model card"} if record.card is not None else {}
     shown[gate_artifact(record.export_sha256)] = "Gate"
     artifacts = f"#/experiments/{experiment_id}/runs/{run_id}/artifacts"
     return " | ".join(f"[{title}]({artifacts}/{path})" for path, title in shown.items())
