@@ -17,7 +17,7 @@ from stages.report.pictures import (
 from stages.report.reading import read_curve
 from stages.report.scatter import Point, front, score_against
 from stages.report.svg import Scale, tag
-from stages.report.wording import DASH, count, duration, fixed, megabytes, percent, plain, spread
+from stages.report.wording import DASH, count, duration, fixed, megabytes, percent, plain
 
 
 def test_equal_seeds_do_not_hide_each_other() -> None:
@@ -111,7 +111,6 @@ def test_elements_escape_their_text_and_attributes() -> None:
         (plain(float("nan")), DASH),
         (fixed(float("inf")), DASH),
         (percent(None), DASH),
-        (spread(1.0, float("nan")), DASH),
     ],
 )
 def test_numbers_are_written_for_reading(written: str, expected: str) -> None:

@@ -76,7 +76,6 @@ def render(reports: Reports, summary: Json, teacher_name: str, links: Links, ori
         traced=partial(traced, summary),
         measured=partial(measured, reports.files),
         between=partial(between, summary),
-        spread=wording.spread,
         num_tokens=corpus.num_tokens(reports),
         at_once=sections.at_once(reports),
         larger_batches=partial(sections.larger_batches, reports),

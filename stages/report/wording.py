@@ -80,13 +80,6 @@ def duration(seconds: Any) -> str:
     return f"{hours:,}{NARROW}h {minutes:02d}{NARROW}min"
 
 
-def spread(low: Any, high: Any) -> str:
-    """Return the smallest and the largest value."""
-    if not (is_number(low) and is_number(high)):
-        return DASH
-    return f"{low:.1f}{DASH}{high:.1f}"
-
-
 def plain(value: Any) -> str:
     """Return whatever a check measured: numbers to four digits, lists in words, yes or no."""
     if isinstance(value, bool):
