@@ -193,9 +193,7 @@ def _distil(folder: Path, grace_seconds: float) -> int:
     """Run the variant's own flow, which is a run of its own on Prefect's page."""
     log = _log(folder)
     log.parent.mkdir(exist_ok=True)
-    # A deployment's PYTHONPATH is the project's: the variant has its own code.
-    environment = os.environ | {"PYTHONPATH": str(folder)}
-    environment["PREFECT_API_URL"] = str(PREFECT_API_URL.value())
+    environment = os.environ | {"PREFECT_API_URL": str(PREFECT_API_URL.value())}
     with log.open("ab") as output:
         group = processes.start(
             [sys.executable, "-m", "flows.distillation", "--target", TARGET],

@@ -41,12 +41,15 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_healthy_project_has_nothing_wrong(
-    project: Path, capsys: pytest.CaptureFixture[str]
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Worth a note, and no fault.
+    monkeypatch.setenv("GX_ANALYTICS_ENABLED", "true")
     doctor.main(Namespace())
     said = capsys.readouterr().out
     assert "WRONG" not in said
     assert "params.yaml is valid: profile offline" in said
+    assert "note  telemetry  GX_ANALYTICS_ENABLED=true" in said
     assert "nothing has run here yet" in said
 
 
@@ -90,6 +93,9 @@ def test_files_that_are_missing_or_changed_after_they_were_read_are_named(projec
     settings["evaluation"] |= {"tasks": ["genre"], "own_tasks": {"genre": own}}
     sha256 = settings["teacher"]["source"]["sha256"]
     settings["teacher"]["source"] = {"kind": "folder", "path": "raw/teacher", "sha256": sha256}
+    (project / "params.yaml").write_text(yaml.safe_dump(settings))
+    # One that no task names is not read.
+    settings["evaluation"]["own_tasks"]["other"] = own | {"folder": "raw/other"}
     (project / "params.yaml").write_text(yaml.safe_dump(settings))
     assert [finding.said for finding in doctor.check_settings(project)][1:] == [
         "params.yaml: teacher.source.path = raw/teacher: is not a folder",
@@ -237,6 +243,7 @@ def test_only_what_is_old_and_unfinished_is_deleted(
     old = plant(project / ".scratch/distill-a-1234/step-00000001/weights.safetensors", 9)
     os.utime(old.parent.parent, (old.stat().st_mtime,) * 2)
     young = plant(project / ".scratch/distill-a-5678/weights.safetensors", 1)
+    os.utime(young.parent, (old.stat().st_mtime,) * 2)
     torn = plant(project / "models/students/.a.abcd1234/a", 9)
     unpacked = plant(project / ".mlruns.restored.abcd1234/mlruns.restored/mlflow.db", 9)
     os.utime(unpacked.parent.parent, (unpacked.stat().st_mtime,) * 2)
@@ -255,7 +262,9 @@ def test_only_what_is_old_and_unfinished_is_deleted(
     assert kept.exists()
 
 
-def test_nothing_is_deleted_while_a_stage_is_at_work(project: Path) -> None:
+def test_nothing_is_deleted_while_a_stage_is_at_work(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plant(project / ".scratch/distill-a-1234/weights.safetensors", 9)
     busy = subprocess.Popen(
         [sys.executable, "-c", "import time; time.sleep(30)", "stages.distillation.distill"]
@@ -263,6 +272,11 @@ def test_nothing_is_deleted_while_a_stage_is_at_work(project: Path) -> None:
     try:
         with pytest.raises(DistilleryError, match=f"process {busy.pid}"):
             cleanup.main(Namespace(older_than_days=7.0, dry_run=False))
+        # In another project it does not matter.
+        (project / "other").mkdir()
+        (project / "other" / "dvc.yaml").touch()
+        monkeypatch.chdir(project / "other")
+        cleanup.main(Namespace(older_than_days=7.0, dry_run=False))
     finally:
         busy.kill()
         busy.wait()

@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import pytest
+from prefect.states import Completed
 from toy_project import make_project
 
+from flows.ablations import TARGET
+from flows.distillation import _conclusion
 from flows.graph import Graph, ordered, read_changed, read_graph, read_strays
 from stages.errors import SettingsError
 
@@ -58,6 +61,8 @@ def test_the_graph_of_this_project_is_read_whole_and_in_order(
     needs = {stage.name: stage.upstream for stage in graph.stages}
     assert "documents@docstrings" in needs["curate"]
     assert {name for name in needs if name.startswith("finetune")} <= set(needs["report"])
+    # An ablation is evaluated and leaves no version.
+    assert "register@distilbert" not in graph.upstream_of([TARGET]).names()
 
 
 def test_the_stages_that_want_the_whole_machine_are_marked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,6 +87,10 @@ def test_what_changed_is_what_dvc_says_and_why(
     )
     assert list(read_changed()) == ["copy"]
     assert "copy.txt (deleted)" in "; ".join(read_changed()["copy"])
+    # A flow whose stages have all ended well has not, where DVC sees work left.
+    state = _conclusion(read_graph(), {"copy": Completed()})
+    assert state.is_failed()
+    assert "yet dvc status is not empty" in (state.message or "")
 
 
 def test_a_broken_dvc_yaml_is_the_users_to_mend(
@@ -117,8 +126,10 @@ def test_what_earlier_settings_left_among_outputs_is_named(
         """,
     )
     assert read_strays() == []
-    for path in ("made/a", "made/old", "made/.left.12345678", "report/old.json"):
+    for path in ("made/a", "made/old", "made/.left.12345678", "report"):
         (tmp_path / path).mkdir(parents=True)
+    for path in ("made/.left.12345678/file", "report/old.json"):
+        (tmp_path / path).touch()
     assert read_strays() == []
     (tmp_path / "made/old/file").touch()
     assert read_strays() == [Path("made/old")]

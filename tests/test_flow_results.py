@@ -110,6 +110,8 @@ def test_the_page_of_a_run_shows_every_check_and_leads_to_the_version(
     assert "| retention | **FAILS** | 0.88 | at least 0.9 | teacher / student |" in page
     assert "[student version 3 (small)](https://mlflow.example/#/models/student/versions/3)" in page
     assert "secret" not in page
+    # Of more columns than models, a column a model.
+    assert "| model | teacher | small | mlm_only (baseline) |" in page
     # A worker in a container knows the server by a name that no browser does.
     monkeypatch.setenv("MLFLOW_PAGE_URL", "https://here.example")
     assert "(https://here.example/#/models/student/versions/3)" in results_page(reports, results)
@@ -147,6 +149,8 @@ def test_the_demo_says_who_serves_and_what_could_instead(reports: Path, results:
     assert "Champion: student version 1 (small)" in words
     assert any(line.startswith("Challenger: student version 2 (small); make it") for line in words)
     assert any(str(reports / "reports" / "report.html") in line for line in words)
+    alone = demo.closing_words(reports, results, {"champion": first, "challenger": first}, 200)
+    assert not any(line.startswith("Challenger") for line in alone)
 
 
 def test_a_run_ends_with_its_results_and_says_how_to_promote_what_may_be(
@@ -162,7 +166,8 @@ def test_a_run_ends_with_its_results_and_says_how_to_promote_what_may_be(
 def test_a_demo_with_nothing_to_do_starts_nothing_and_shows_the_results(
     reports: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    champion = {"champion": {"model": "student", "version": 3, "student": "small"}}
+    promoted = {"champion": {"model": "student", "version": 3, "student": "small"}}
+    champion = dict(promoted)
     monkeypatch.chdir(reports)
     (reports / "dvc.yaml").write_text("stages: {}\n", encoding="utf-8")
     profile = Path(__file__).resolve().parent.parent / "profiles" / "offline.yaml"
@@ -173,5 +178,10 @@ def test_a_demo_with_nothing_to_do_starts_nothing_and_shows_the_results(
     from flows.graph import ordered
 
     demo_graph = ordered({"report": []})
+    demo.main(demo.argparse.Namespace())
+    assert "Champion: student version 3 (small)" in capsys.readouterr().out
+    # All is up to date, and nobody was promoted yet.
+    champion.clear()
+    monkeypatch.setattr(demo, "_distil_and_promote", lambda _root: champion.update(promoted))
     demo.main(demo.argparse.Namespace())
     assert "Champion: student version 3 (small)" in capsys.readouterr().out

@@ -229,6 +229,11 @@ def mistakes(path: Path) -> list[str]:
             "distill.schedule: give either num_steps or num_epochs, not both",
         ),
         ({"evaluation.seeds": [1, 2, 1]}, "evaluation.seeds: names 1 twice"),
+        ({"launch.num_processes": 0}, "launch.num_processes = 0: must be greater than 0"),
+        (
+            {"evaluation.students": ["distilbert"]},
+            "evaluation.baseline names 'mlm_only', which evaluation.students leaves out",
+        ),
         ({"evaluation.tasks": ["package", "package"]}, "evaluation.tasks: names package twice"),
         ({"distill.schedule.betas": [0.9, 1]}, "distill.schedule.betas.1 = 1: must be less than 1"),
         ({"seed": 2**32}, "seed = 4294967296: must be less than 4294967296"),

@@ -52,11 +52,14 @@ def test_a_change_is_no_failure_for_want_of_its_page_and_takes_any_reason(
 
     # To roll back once more for want of it would undo it.
     monkeypatch.setattr("flows.promotion.create_markdown_artifact", refuse)
-    script = f"print(json.dumps({ANSWER!r} | {{'message': sys.argv[-1]}}))"
+    script = f"print(json.dumps({ANSWER!r} | {{'message': ' '.join(sys.argv[-2:])}}))"
     fake_registry(monkeypatch, tmp_path, script)
+    # As Prefect tells a process which run it is.
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "abc")
     with disable_run_logger():
         state = rollback.fn("- too slow")
-    assert (state.type.value, state.message) == ("COMPLETED", "--reason=- too slow")
+    said = "--reason=- too slow --request=abc"
+    assert (state.type.value, state.message) == ("COMPLETED", said)
 
 
 def test_a_refusal_is_told_in_the_registrys_own_words(

@@ -72,6 +72,12 @@ def test_stages_side_by_side_get_a_gpu_each_and_an_exclusive_one_all() -> None:
     assert sorted(str(gpu) for gpu in claims.gpus.values()) == ["2", "2", "5", "5"]
     with slots.claim(4, is_exclusive=True) as share:
         assert share.gpu is None
+    with slots.claim(5, is_exclusive=False) as first:
+        with slots.claim(6, is_exclusive=False) as second:
+            assert second.gpu != first.gpu
+        # Given back, it is the one with fewer stages again.
+        with slots.claim(7, is_exclusive=False) as third:
+            assert third.gpu == second.gpu
     with Slots(2, cores=2, gpus=["0"], settle_seconds=0).claim(0, is_exclusive=False) as share:
         assert share.gpu is None
 

@@ -241,8 +241,9 @@ def test_a_descendant_in_a_session_of_its_own_is_killed_too(
     monkeypatch.setattr(processes, "TERM_SECONDS", 0.3)
     child = STUBBORN + "import os; open('pid', 'w').write(str(os.getpid())); time.sleep(300)"
     parent = (
-        "import subprocess, sys\n"
-        f"subprocess.run([sys.executable, '-c', {child!r}], start_new_session=True)\n"
+        "import subprocess, sys, time\n"
+        f"subprocess.Popen([sys.executable, '-c', {child!r}], start_new_session=True)\n"
+        "time.sleep(300)\n"
     )
     group = start([sys.executable, "-c", parent], tmp_path)
     pid = int(wait_for(tmp_path / "pid"))
@@ -259,13 +260,22 @@ def test_what_a_command_leaves_running_in_its_group_ends_with_it(tmp_path: Path)
 
 
 def test_the_group_ends_when_we_are_killed_outright(tmp_path: Path) -> None:
-    child = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(300)"
+    child = """
+import os, signal, time
+def checkpoint(*_):
+    open("checkpoint", "w").write("step 7")
+signal.signal(signal.SIGINT, checkpoint)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+open("pid", "w").write(str(os.getpid()))
+while True: time.sleep(300)
+"""
     parent = (
         "import os, subprocess, sys, time\n"
         "from pathlib import Path\n"
         "from flows import processes\n"
+        "processes.TERM_SECONDS = 0.3\n"
         f"processes.start([sys.executable, '-c', {child!r}], cwd=Path(), env=os.environ,\n"
-        "                stdout=subprocess.DEVNULL, grace_seconds=5)\n"
+        "                stdout=subprocess.DEVNULL, grace_seconds=1)\n"
         "time.sleep(300)\n"
     )
     flow = subprocess.Popen(
@@ -275,3 +285,4 @@ def test_the_group_ends_when_we_are_killed_outright(tmp_path: Path) -> None:
     flow.send_signal(signal.SIGKILL)
     flow.wait()
     assert outliving([pid], seconds=10) == []
+    assert (tmp_path / "checkpoint").read_text() == "step 7"
