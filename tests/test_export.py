@@ -19,7 +19,7 @@ from transformers import DistilBertConfig, DistilBertForMaskedLM
 
 from stages.errors import DataError
 from stages.export.card import model_card
-from stages.export.export import Texts, export
+from stages.export.export import Texts, export, texts_of
 from stages.export.parity import (
     Parity,
     ParityError,
@@ -314,6 +314,16 @@ def test_activations_may_be_calibrated(student: Path, exported: SimpleNamespace,
     assert measure(model, {"int8": path}, heldout_batches(Rows()))["int8"].agreement > 0.8
 
 
+def test_activations_are_calibrated_on_text_that_is_learned_from(monkeypatch: pytest.MonkeyPatch):
+    asked: list[str] = []
+    monkeypatch.setattr(
+        "stages.export.export.open_split", lambda shards, split: asked.append(split) or Rows()
+    )
+    texts = texts_of(Path("shards"), Int8(activations="calibrated", calibration_rows=4))
+    assert asked == ["train", "heldout"]
+    assert [row["input_ids"].shape for row in texts.calibration] == [(1, LENGTH)] * 4
+
+
 def test_a_student_without_weights_is_named(tmp_path: Path):
     settings = Export(students=["small"])
     with pytest.raises(DataError, match=r"small/model.safetensors does not exist"):
@@ -398,6 +408,9 @@ def test_a_card_says_how_the_student_was_made(exported: SimpleNamespace):
         True,
         False,
     )
+    int8 = {"max_logit_difference": 1.25, "agreement": 0.9625, "divergence": 0.003}
+    measured = model_card("small", config, exported.result | {"int8": int8}, story)
+    assert "on 100.00% of tokens; INT8 has it on 96.25%, 0.003 nats away" in measured
     untouched = replace(story, adapted=story.adapted | {"num_steps": 0})
     assert "| teacher, adapted |" not in model_card("small", config, exported.result, untouched)
     assert "| teacher, adapted | cpu | 0.025 | not measured |" in card
