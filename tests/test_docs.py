@@ -159,7 +159,9 @@ def test_every_setting_that_is_named_exists(path: Path) -> None:
     sections = "|".join(Params.model_fields)
     for text in code(path):
         found = re.fullmatch(rf"((?:{sections})(?:\.[\w*]+)+)(?:: .*| = .*)?", text)
-        if found and not found[1].endswith((".md", ".json", ".yaml", ".html", ".csv", ".svg")):
+        if found and not found[1].endswith(
+            (".md", ".py", ".json", ".yaml", ".html", ".csv", ".svg")
+        ):
             keys = found[1].removesuffix(".*").split(".")
             assert leads_somewhere(Params, keys), f"{path.name} names {text}"
 

@@ -69,9 +69,10 @@ def mistakes(path: Path) -> list[str]:
             "max_parameter_fraction, min_speedup, must_beat_baseline_on",
         ),
         (
-            {"evaluation.finetune.by_task": {"acceptability": {"max_train_examples": 3}}},
-            "evaluation.finetune.by_task.acceptability.max_train_examples = 3: no such setting; "
-            "there are: num_epochs, batch_examples, learning_rate, max_length",
+            {"evaluation.finetune.by_task": {"acceptability": {"weight_decay": 3}}},
+            "evaluation.finetune.by_task.acceptability.weight_decay = 3: no such setting; there "
+            "are: num_epochs, batch_examples, learning_rate, max_length, max_train_examples, "
+            "max_validation_examples",
         ),
         (
             {"distill.positions": "some"},
