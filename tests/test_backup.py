@@ -59,6 +59,10 @@ def test_lineage_is_followed_both_ways(two_versions: Store) -> None:
     of_corpus = trace.students_of(two_versions, MODEL, SHARDS_MD5[:8])
     assert [each.version.version for each in of_corpus] == [1, 2]
     assert trace.students_of(two_versions, MODEL, "f" * 8) == []
+    # One that somebody made by hand hides no other.
+    two_versions.client.create_model_version(MODEL, "file:///nowhere")
+    assert trace.origin(two_versions, MODEL, "3").git_commit == "none"
+    assert len(trace.students_of(two_versions, MODEL, SHARDS_MD5)) == 2
     with pytest.raises(DistilleryError, match="no alias 'winner'; set are: challenger, champion"):
         trace.origin(two_versions, MODEL, "winner")
 

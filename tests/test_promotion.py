@@ -91,8 +91,9 @@ def test_rollback_without_a_previous_champion_says_what_to_do(two_versions):
 
 
 def test_unknown_model_and_version_say_what_to_do(two_versions):
-    with pytest.raises(DistilleryError, match=r"no model nothing in sqlite.*dvc repro"):
-        promote(two_versions, "nothing")
+    for name in ("nothing", "it's"):
+        with pytest.raises(DistilleryError, match=rf"no model {name} in sqlite.*dvc repro"):
+            promote(two_versions, name)
     for number in (0, 99):
         with pytest.raises(DistilleryError, match=rf"no version {number} .* exist: 1, 2$"):
             promote(two_versions, MODEL, number)

@@ -190,6 +190,8 @@ def test_a_classifier_is_registered_once_promoted_and_answers(store: Store, tmp_
     # A file that scores too low is registered, and never promoted.
     report["scores"]["model.onnx"] = 0.0
     report["scores"]["PyTorch"] = 90.0
+    again = classifier.register(store, CLASSIFIER, folder, report, settings)
+    assert (again.version, again.gate) == (1, "failed")
     (folder / "vocab.txt").write_text("")
     assert classifier.register(store, CLASSIFIER, folder, report, settings).gate == "failed"
     with pytest.raises(GateError, match=r"score/model.onnx: 0 must be at least 40"):

@@ -48,17 +48,40 @@ def register(
                 f"{export}/{name} is not the file that the report is of; "
                 "run: python -m stages.export.task_model"
             )
+    import mlflow
+
     digest = export_digest(export)
     # Nothing of dvc.lock leads to a classifier: it is known by its files alone.
     lineage = digest[:16]
-    version = find_version(store, model, lineage, digest)
-    contents = classify(export)
-    if version is None:
-        version = _new_version(store, model, contents, report, settings, lineage, digest)
-    else:
-        mend_upload(store, model, version.version, contents)
-    store.client.set_registered_model_alias(model, CHALLENGER, str(version.version))
-    return version
+    checks = list(checks_of(report, settings))
+    passed = all(check.passed for check in checks)
+    tags = {
+        TAG_LINEAGE: lineage,
+        TAG_EXPORT: digest,
+        TAG_STUDENT: report["model"],
+        TAG_GATE: "passed" if passed else "failed",
+    }
+    gate = {
+        "student": report["model"],
+        "passed": passed,
+        "checks": [check.as_json() for check in checks],
+        "export_sha256": digest,
+    }
+    experiment_id = store.experiment_id(settings.registry.experiment)
+    run_id = run_of_lineage(store, lineage)
+    if run_id is None:
+        made = store.client.create_run(
+            experiment_id,
+            run_name=f"{report['model']}-{lineage[:8]}",
+            tags=tags | {"task": report["task"], "mlflow.user": who()},
+        )
+        run_id = str(made.info.run_id)
+    with mlflow.start_run(run_id=run_id) as run:
+        mlflow.log_metrics({f"score/{file}": score for file, score in report["scores"].items()})
+        mlflow.log_dict(gate, gate_artifact(digest))
+        number = _version(store, run.info.experiment_id, model, classify(export), tags)
+    store.client.set_registered_model_alias(model, CHALLENGER, str(number))
+    return get_version(store, model, number)
 
 
 def checks_of(report: dict[str, Any], settings: params.Params) -> Iterator[Check]:
@@ -77,47 +100,21 @@ def checks_of(report: dict[str, Any], settings: params.Params) -> Iterator[Check
     )
 
 
-def _new_version(
-    store: Store,
-    model: str,
-    contents: dict[str, Any],
-    report: dict[str, Any],
-    settings: params.Params,
-    lineage: str,
-    digest: str,
-) -> Version:
+def _version(
+    store: Store, experiment_id: str, model: str, contents: dict[str, Any], tags: dict[str, str]
+) -> int:
+    """Return the number of the version of these files, made if there is none."""
     import mlflow
 
-    checks = list(checks_of(report, settings))
-    passed = all(check.passed for check in checks)
-    tags = {
-        TAG_LINEAGE: lineage,
-        TAG_EXPORT: digest,
-        TAG_STUDENT: report["model"],
-        TAG_GATE: "passed" if passed else "failed",
-    }
-    gate = {
-        "student": report["model"],
-        "passed": passed,
-        "checks": [check.as_json() for check in checks],
-        "export_sha256": digest,
-    }
-    experiment_id = store.experiment_id(settings.registry.experiment)
-    run_id = run_of_lineage(store, experiment_id, lineage)
-    if run_id is None:
-        made = store.client.create_run(
-            experiment_id,
-            run_name=f"{report['model']}-{lineage[:8]}",
-            tags=tags | {"task": report["task"], "mlflow.user": who()},
-        )
-        run_id = str(made.info.run_id)
-    with mlflow.start_run(run_id=run_id):
-        mlflow.log_metrics({f"score/{file}": score for file, score in report["scores"].items()})
-        mlflow.log_dict(gate, gate_artifact(digest))
-        name = f"classify_{report['model']}".replace("-", "_")
-        copy = logged_model(store, experiment_id, name, contents, tags)
-    made = mlflow.register_model(f"models:/{copy}", model, tags=tags)
-    return get_version(store, model, int(made.version))
+    known = find_version(store, model, tags[TAG_LINEAGE], tags[TAG_EXPORT])
+    if known is not None:
+        mend_upload(store, model, known.version, contents)
+        number = str(known.version)
+        store.client.set_model_version_tag(model, number, TAG_GATE, tags[TAG_GATE])
+        return known.version
+    name = f"classify_{tags[TAG_STUDENT]}".replace("-", "_")
+    copy = logged_model(store, experiment_id, name, contents, tags)
+    return int(mlflow.register_model(f"models:/{copy}", model, tags=tags).version)
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -65,8 +65,8 @@ def register(store: Store, record: Record) -> dict[str, Any]:
     import mlflow
 
     name = record.settings.registry.model_name
-    experiment_id = store.experiment_id(record.settings.registry.experiment)
-    run_id = _run_of(store, experiment_id, record)
+    run_id = _run_of(store, store.experiment_id(record.settings.registry.experiment), record)
+    experiment_id = store.client.get_run(run_id).info.experiment_id
     with mlflow.start_run(run_id=run_id):
         _record_run(store, run_id, record)
         version = _version(store, experiment_id, name, record)
@@ -100,7 +100,7 @@ def _run_of(store: Store, experiment_id: str, record: Record) -> str:
     """Return the id of the run of this lineage: its own, its training's live one, or a new one."""
     lineage = record.lineage.lineage
     live = unregistered_run(store, experiment_id, record.training.get("training", ""))
-    if known := run_of_lineage(store, experiment_id, lineage):
+    if known := run_of_lineage(store, lineage):
         if live:
             # The same student trained once more: its curve is that of the run there is.
             store.client.delete_run(live.info.run_id)

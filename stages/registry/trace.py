@@ -71,7 +71,7 @@ def students_of(store: Store, model: str, corpus: str) -> list[Origin]:
 
 
 def _origin(store: Store, version: Version) -> Origin:
-    tags: dict[str, str] = store.client.get_run(version.run_id).data.tags
+    tags = _tags_of(store, version.run_id)
     commit = tags.get("git_commit", "none")
     named = aliases(store, version.model)
     return Origin(
@@ -85,6 +85,18 @@ def _origin(store: Store, version: Version) -> Origin:
         profile=tags.get("profile", ""),
         is_current=_is_current(version),
     )
+
+
+def _tags_of(store: Store, run_id: str) -> dict[str, str]:
+    """Return a run's tags, none where a version was made by hand or its run deleted for good."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return dict(store.client.get_run(run_id).data.tags)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        return {}
 
 
 def _is_here(commit: str) -> bool:

@@ -23,19 +23,21 @@ MAX_MASKS = 1000
 # Rows that the models answer; promotion tries them (admission.py).
 EXAMPLE = "The model was {mask} on a large corpus."
 PAIR = {"text": "A sentence to classify.", "text_pair": "And another."}
+WRITTEN_BESIDE = ("input_example.json", "requirements.txt")
 # What both import, pinned as installed.
 REQUIREMENTS = ("mlflow", "numpy", "onnxruntime", "pandas", "tokenizers")
 
 
-def run_of_lineage(store: Store, experiment_id: str, lineage: str) -> str | None:
+def run_of_lineage(store: Store, lineage: str) -> str | None:
     """Return the run of a lineage, brought back if somebody deleted it; None if there is none.
 
-    A version names its run for ever, and the gate's report is in there.
+    A version names its run for ever, and the gate's report is in there: also where the experiment
+    has another name by now.
     """
     from mlflow.entities import ViewType
 
     runs = store.client.search_runs(
-        [experiment_id],
+        [experiment.experiment_id for experiment in store.client.search_experiments()],
         f"tags.{TAG_LINEAGE} = '{lineage}'",
         run_view_type=ViewType.ALL,
         order_by=["attributes.start_time"],
@@ -94,7 +96,9 @@ def mend_upload(store: Store, model: str, version: int, contents: dict[str, Any]
         for entry in store.client.list_logged_model_artifacts(model_id, place)
     }
     files = [Path(path) for path in contents["artifacts"].values()]
-    if sizes.get("MLmodel") and all(sizes.get(p.name) == p.stat().st_size for p in files):
+    # The code may have gone on since, and a version keeps the one it was registered with.
+    written = ("MLmodel", Path(contents["python_model"]).name, *WRITTEN_BESIDE)
+    if all(map(sizes.get, written)) and all(sizes.get(p.name) == p.stat().st_size for p in files):
         return
     log.warning("%s version %d has lost files: uploading it again", model, version)
     with tempfile.TemporaryDirectory() as folder:

@@ -105,7 +105,8 @@ def aliases(store: Store, model: str) -> dict[str, int]:
 
 def is_registered(store: Store, model: str) -> bool:
     """Say whether anything was registered under this name."""
-    return bool(store.client.search_registered_models(f"name = '{model}'"))
+    # A quote would end the filter, and is in no name of ours.
+    return "'" not in model and bool(store.client.search_registered_models(f"name = '{model}'"))
 
 
 def registered(store: Store, model: str) -> Any:
