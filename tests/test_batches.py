@@ -34,10 +34,12 @@ def test_a_batch_does_not_depend_on_the_batches_before_it() -> None:
         torch.testing.assert_close(tensor, fresh(3)[name])
 
 
-def test_a_fixed_part_is_as_long_as_it_is_asked_for() -> None:
-    source = batches(batch_size=7)
-    assert [len(batch["labels"]) for batch in source.fixed(10)] == [7, 3]
-    # Of 40 rows.
+def test_a_fixed_part_is_spread_over_all_and_as_long_as_it_is_asked_for() -> None:
+    source = batches(batch_size=7)  # of 40 rows
+    found = list(source.fixed(10))
+    assert [len(batch["labels"]) for batch in found] == [7, 3]
+    rows = [torch.where(b["labels"] < 0, b["input_ids"], b["labels"]) for b in found]
+    assert np.array_equal(torch.cat(rows), source.sequences.rows(np.arange(0, 40, 4)))
     assert sum(len(batch["labels"]) for batch in source.fixed(99)) == 40
 
 

@@ -322,6 +322,8 @@ def test_near_duplicates_are_found_whatever_stands_between(monkeypatch):
     signatures = np.stack([signature(" ".join(text)) for text in texts])
     original = near_duplicates(signatures, 0.8)
     assert {i: int(o) for i, o in enumerate(original) if o >= 0} == {30: 3, 31: 3}
+    copies = np.repeat(signatures[:1], 6, axis=0)
+    assert near_duplicates(copies, 0.8).tolist() == [-1, 0, 0, 0, 0, 0]
 
 
 def test_what_is_dropped_stands_for_nothing():

@@ -27,6 +27,7 @@ from transformers import (
 
 from stages import params
 from stages.corpus.health import common_ids
+from stages.corpus.reading import Sequences
 from stages.corpus.tokenising import Encoder, continuations
 from stages.export.export import Texts, export
 from stages.export.parity import heldout_batches
@@ -96,6 +97,8 @@ def config_of(kind: str, tokenizer: Tokenizer, **changes: Any) -> Any:
 
 class Rows:
     """Text as rows of 24 tokens, as stages/corpus/reading.py gives them."""
+
+    spread = Sequences.spread
 
     def __init__(self, tokenizer: Path) -> None:
         encoder = Encoder(tokenizer)

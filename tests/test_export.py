@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import DistilBertConfig, DistilBertForMaskedLM
 
+from stages.corpus.reading import Sequences
 from stages.errors import DataError
 from stages.export.card import model_card
 from stages.export.export import Texts, export, texts_of
@@ -47,6 +48,7 @@ class Rows:
     num_sequences = 6
     sequence_length = LENGTH
     special = SimpleNamespace(pad=PAD, unk=1, cls=2, sep=3, mask=MASK)
+    spread = Sequences.spread
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
         rows = np.random.default_rng(0).integers(5, VOCABULARY, size=(6, LENGTH))

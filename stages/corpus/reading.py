@@ -54,6 +54,14 @@ class Sequences:
     _marks: tuple[np.ndarray, ...] = ()
     """For every piece the starts of sentences, eight to a byte."""
 
+    def spread(self, num_rows: int) -> np.ndarray:
+        """Return so many positions, of fewer rows all, evenly spread.
+
+        The first ones would be of the first source alone.
+        """
+        num_rows = min(num_rows, self.num_sequences)
+        return np.arange(num_rows) * self.num_sequences // num_rows
+
     def rows(self, indices: np.ndarray) -> np.ndarray:
         """Return the rows at these positions as int64, one line each, in the given order."""
         return self.stored_rows(indices).astype(np.int64)

@@ -62,8 +62,8 @@ def heldout_batches(heldout: Sequences) -> list[Feeds]:
 
 
 def masked_rows(split: Sequences, num_rows: int) -> Feeds:
-    """Return the first rows of a split, with every seventh token masked."""
-    rows = split.rows(np.arange(min(num_rows, split.num_sequences))).astype(np.int64)
+    """Return some rows, spread over a split, with every seventh token masked."""
+    rows = split.rows(split.spread(num_rows))
     real = rows != split.special.pad
     chosen = rows[:, MASK_EVERY // 2 :: MASK_EVERY]
     chosen[chosen != split.special.pad] = split.special.mask

@@ -85,11 +85,10 @@ class MaskedBatches:
         return self._batch(self.order.indices(step), np.random.default_rng([self.seed, step, 1]))
 
     def fixed(self, num_sequences: int) -> Iterator[Batch]:
-        """Yield the first sequences once, in order, with masks that never change (evaluation)."""
-        total = min(num_sequences, self.sequences.num_sequences)
-        batch_size = self.order.batch_size
-        for start in range(0, total, batch_size):
-            indices = np.arange(start, min(start + batch_size, total))
+        """Yield some sequences, spread over all, with masks that never change (evaluation)."""
+        chosen = self.sequences.spread(num_sequences)
+        for start in range(0, len(chosen), self.order.batch_size):
+            indices = chosen[start : start + self.order.batch_size]
             yield self._batch(indices, np.random.default_rng([self.seed, start, 2]))
 
     def _batch(self, indices: NDArray[np.int64], rng: np.random.Generator) -> Batch:
