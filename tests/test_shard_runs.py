@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from stages import files
+from stages.corpus import one_shard
 from stages.corpus import shards as shards_module
 from stages.corpus.one_shard import Shard, make_shard
 from stages.corpus.reading import open_split
@@ -69,6 +70,8 @@ def test_another_tokenizer_at_the_same_path_is_opened(curated, tmp_path, tiny_to
     before = open_split(tmp_path / "before", "train")
     assert after.token_counts[words["cat"]] == before.token_counts[words["dog"]] > 0
     assert after.token_counts[words["dog"]] == before.token_counts[words["cat"]] > 0
+    with pytest.raises(DataError, match=r"and the run's is 0000: every worker must see the same"):
+        one_shard._tokenizer(path, "0000")
 
 
 @pytest.mark.parametrize("what", ["documents", "tokenizer", "settings", "code"])

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.corpus.records import Document, Tally, document_writer, read_documents
-from stages.corpus.sources import files, reader_of
+from stages.corpus.sources import files, reader_of, text, wraps
 from stages.corpus.sources.bookcorpus import _pieces
 from stages.corpus.sources.chapters import Headings
 from stages.corpus.sources.wraps import layout_of, paragraphs
@@ -113,7 +113,7 @@ def test_text_in_utf16_is_read_and_what_is_no_text_is_not(workspace):
         assert warning.startswith(f"raw/{name} is no text: it holds NUL bytes")
 
 
-def test_text_is_a_document_a_file_or_a_paragraph(workspace):
+def test_text_is_a_document_a_file_or_a_paragraph(workspace, monkeypatch):
     (workspace / "raw" / "a.txt").write_bytes("\ufeffOne\r\ntwo.\r\n\r\nThree.\r\n".encode())
     (workspace / "raw" / "b.txt").write_bytes(b"Caf\xe9 \x93quoted\x94.")
     found, tally = read("text")
@@ -123,6 +123,9 @@ def test_text_is_a_document_a_file_or_a_paragraph(workspace):
     ]
     assert tally.warnings == ["raw/b.txt: 3 bytes are not UTF-8; they were read as Windows-1252"]
     found, _ = read("text", documents="paragraphs", max_documents=2)
+    assert [document.text for document in found] == ["One two.", "Three."]
+    monkeypatch.setattr(text, "MAX_DOCUMENT_CHARACTERS", 12)
+    found, _ = read("text", max_documents=2)
     assert [document.text for document in found] == ["One two.", "Three."]
 
 
@@ -147,6 +150,15 @@ def test_paragraphs_are_found_in_every_layout():
         assert " ".join(found) == " ".join(texts), name
         assert found == texts, name
     assert layout_of(layouts["a paragraph a line"]).width == 0
+
+
+def test_wrapped_lines_are_joined_as_they_were_and_what_never_ends_is_cut(monkeypatch):
+    lines = ["It is a well-", "known fact --", "not so.", "", "Next."]
+    assert list(paragraphs(lines)) == ["It is a well-known fact -- not so.", "Next."]
+    monkeypatch.setattr(wraps, "MAX_PARAGRAPH_CHARACTERS", 20)
+    assert list(paragraphs([*["ten long l"] * 5, "", "x"])) == [
+        "ten long l ten long l ten long l", "ten long l ten long l", "x"
+    ]  # fmt: skip
 
 
 # ------------------------------------------------------------------------------- books
@@ -202,6 +214,10 @@ def test_a_book_that_begins_without_a_heading_loses_no_line_of_its_text(workspac
         first[2:], [SENTENCES.strip()]
     ]  # fmt: skip
     assert tally.paragraphs.counts == {"front_matter": 2, "heading": 1, "ornament": 3}
+    # Nor one of nothing but talk, which is too long for front matter.
+    talk = said * 800
+    (workspace / "raw" / "a.txt").write_text("\n\n".join([*talk, *rest]))
+    assert read("books")[0][0].text.split("\n\n") == talk
 
 
 def test_bare_numerals_are_headings_where_they_count_on():

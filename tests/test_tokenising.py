@@ -134,6 +134,14 @@ def test_another_normaliser_is_used_for_all_text(tiny_tokenizer, tmp_path):
     assert replaced.ids.tolist() == plain.ids.tolist()
 
 
+def test_a_token_that_was_added_is_found_across_words(tiny_tokenizer, tmp_path):
+    tokenizer = open_tokenizer(tiny_tokenizer)
+    tokenizer.add_tokens(["cat-dog"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (found,) = Encoder(tmp_path / "tokenizer.json").encode(["the cat-dog"])
+    assert found.ids.tolist()[1:] == [tokenizer.token_to_id("cat-dog")]
+
+
 def test_words_are_known_by_their_first_piece(tiny_tokenizer):
     tokenizer = open_tokenizer(tiny_tokenizer)
     found = continuations(tokenizer)
