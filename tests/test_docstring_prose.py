@@ -98,11 +98,19 @@ def test_sphinx_fields_and_markdown_code_are_left_out():
     ```python
     send("This is a message that reads like a sentence.")
     ```
+    This is said below the code, and right above some more of it.
+    ```
+    This is a line of code that reads like a sentence as well.
+    And this is another.
+    ```
 
     :param address: The place that the message shall go to in the end.
     :return: Whether the message has been received by the other side.
     """
-    assert kept(docstring) == ["Send a message to the given address."]
+    assert kept(docstring) == [
+        "Send a message to the given address.",
+        "This is said below the code, and right above some more of it.",
+    ]
     assert {"code", "listing"} <= reasons(docstring)
 
 
@@ -128,6 +136,7 @@ def test_list_items_are_paragraphs_when_they_are_sentences():
         ("of the values that are left when all the others have been taken.", "fragment"),
         ("Too few words.", "too_short"),
         ("my_function(a_b, c_d) calls other_one(e_f) and third_one(g_h) with it.", "code"),
+        ("It is what my_name and other_name say, and so do a_b and c_d of them.", "code"),
         ("====  ====  a table of things that are      far apart", "table"),
     ],
 )

@@ -29,7 +29,8 @@ _ADMONITIONS = frozenset(
     ["note", "warning", "important", "tip", "hint", "caution", "attention", "danger", "admonition"]
 )
 
-_UNDERLINE = re.compile(r"([-=~^*#+\"'`_])\1{2,}|--")
+# Not of backticks, which are a fence in Markdown.
+_UNDERLINE = re.compile(r"([-=~^*#+\"'_])\1{2,}|--")
 _FENCE = re.compile(r"```|~~~")
 _DIRECTIVE = re.compile(r"\.\.\s+([\w:-]+?)::\s*(.*)")
 _ROLES = "class|func|meth|mod|attr|data|ref|math|obj|doc|exc|term|py:"
