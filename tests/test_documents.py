@@ -221,13 +221,15 @@ def test_only_the_first_examples_of_a_reason_are_kept():
 
 
 def test_articles_lose_headings_items_and_what_follows_the_references():
+    long = "A line of twelve words is text though no stop ends it"
     article = (
         "Lead paragraph, which is a sentence.\n\nHistory \n\nIt began long ago.\n an item\n"
+        f"{long}\n"
         "\nReferences \n\nA book. \n\nCategory:Things"
     )
     tally = Tally()
     assert running_text(article, tally) == (
-        "Lead paragraph, which is a sentence.\n\nIt began long ago."
+        f"Lead paragraph, which is a sentence.\n\nIt began long ago.\n\n{long}"
     )
     assert tally.paragraphs.counts == {"heading_or_item": 2, "apparatus": 3}
 

@@ -91,6 +91,9 @@ def paragraphs_of(wikitext: str, **more) -> list[str]:
         ("So\n\n<math>\\frac{a}{b}</math>.\n\n", "So"),
         ("<!-- no -->Yes<!-- never closed {{", "Yes"),
         ("Text {| not a table |} here.", "Text not a table here."),
+        ("{{quote|text=So it was.|author=X}}", "So it was."),
+        ("== References ==\nA.\n== Legacy ==\nIt stayed.", "It stayed."),
+        ("Half &#xd800;a pair.", "Half a pair."),
     ],
 )  # fmt: skip
 def test_markup_becomes_what_a_reader_sees(wikitext, expected):
@@ -227,8 +230,15 @@ def test_pages_are_found_however_their_text_arrives():
     content = dump_of(page(1), page(2), page(3))
     pieces = [content[i : i + 5] for i in range(0, len(content), 5)]
     found = list(dump.pages(pieces))
-    assert found == list(dump.pages([content]))
+    # The end of a page that never began is none.
+    assert found == list(dump.pages([b"</page>" + content]))
     assert len(found) == 3
+
+
+def test_a_page_without_an_end_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(dump, "MAX_PAGE_BYTES", 1000)
+    with pytest.raises(dump.Damage, match="no page ends within 1000 bytes of byte 0 of the text"):
+        list(dump.pages([b"<page>" + bytes(2000)]))
 
 
 def test_a_damaged_page_spoils_no_other(read):

@@ -77,8 +77,7 @@ def test_the_lengths_do_not_tell_the_label(tmp_path):
     pairs = sentence_pairs(sequences, np.arange(40), np.random.default_rng(2))
     lengths = (pairs.ids_BS != SPECIAL.pad).sum(axis=1)
     # One token of a full row gives way to the second separator.
-    assert (lengths[pairs.is_next_B] == LENGTH).all()
-    assert lengths[~pairs.is_next_B].mean() > 0.9 * LENGTH
+    assert (lengths == LENGTH).all()
 
 
 def test_batches_of_pairs_are_functions_of_seed_and_step(tmp_path):

@@ -84,4 +84,4 @@ class Distill(Settings):
     masking: Masking = Masking()
     schedule: Schedule
     heldout_sequences: Positive
-    """Held-out sequences on which teacher and students are measured."""
+    """Held-out sequences, from all of that split, on which teacher and students are measured."""
