@@ -85,6 +85,11 @@ def test_damaged_archive_changes_nothing(tmp_path: Path, empty_database: Path) -
     damaged.write_bytes(archive.read_bytes().replace(b"kept", b"lost"))
     with pytest.raises(DataError, match=r"artifacts/note\.txt is missing, unknown or has another"):
         backup.restore(damaged, folder, replace=True)
+    shutil.copy(archive, damaged)
+    with tarfile.open(damaged, "a") as tar:
+        tar.add(folder / "artifacts/note.txt", arcname="artifacts/more.txt")
+    with pytest.raises(DataError, match=r"artifacts/more\.txt is missing, unknown or has another"):
+        backup.restore(damaged, folder, replace=True)
     damaged.write_bytes(archive.read_bytes()[:5000])
     with pytest.raises(DataError, match="is not a whole backup"):
         backup.restore(damaged, folder, replace=True)

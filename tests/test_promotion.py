@@ -6,6 +6,7 @@ import pytest
 from registry_world import MODEL, STUDENT, answer_of, register_now
 
 from stages.errors import DistilleryError, GateError
+from stages.files import read_json, write_json
 from stages.registry import history
 from stages.registry.admission import validate
 from stages.registry.transitions import promote, rollback
@@ -76,6 +77,12 @@ def test_version_that_does_not_load_is_refused(two_versions, world):
 
 
 def test_version_without_a_gate_report_is_refused(two_versions, world):
+    for folder in list((world / "mlruns" / "artifacts").rglob("gate")):
+        (path,) = folder.iterdir()
+        write_json(path, read_json(path) | {"passed": False})
+    # A verdict holds, also without a check that failed.
+    with pytest.raises(GateError, match="does not pass the gate"):
+        promote(two_versions, MODEL, 1)
     for folder in (world / "mlruns" / "artifacts").rglob("gate"):
         shutil.rmtree(folder)
     with pytest.raises(GateError, match="has no gate report"):
