@@ -12,13 +12,14 @@ from pydantic import ValidationError
 
 from stages.errors import DataError, SettingsError
 from stages.evaluation.predictions import Predictions
-from stages.evaluation.prepare import warn_of_shared
+from stages.evaluation.prepare import prepare
 from stages.evaluation.task_folder import Example, write_task
 from stages.evaluation.task_models import scored
 from stages.evaluation.task_sources import read_folder
 from stages.evaluation.tasks import get_task
 from stages.files import read_json
-from stages.params import OwnTask
+from stages.params import OwnTask, load
+from tests.conftest import ROOT
 
 GENRE = {"folder": "raw/genre", "texts": ["line"], "labels": ["verse", "prose"]}
 NUMBERS = {"labels": None, "metrics": ["pearson"]}
@@ -38,7 +39,7 @@ def test_tsv_and_parquet_give_the_same_examples(tmp_path: Path) -> None:
     assert source == "genre (own), TSV files of a folder"
     for file in tmp_path.glob("*.tsv"):
         file.unlink()
-    rows = {"line": ["It rained.", "O rain!"], "label": ["prose", "verse"]}
+    rows = {"line": ["It rained.", "O rain!"], "label": [True, False]}
     pq.write_table(pa.table(rows), tmp_path / "train-00000-of-00001.parquet")
     rows = {"line": ["The rain stopped."], "label": [1]}
     pq.write_table(pa.table(rows), tmp_path / "validation.parquet")
@@ -76,6 +77,7 @@ def test_minus_one_is_a_number_like_any_other(tmp_path: Path) -> None:
         ({}, {"line": ["a", None]}, r"train\.parquet, row 1: line = None must be a text"),
         ({}, {"line": [1, 2]}, r"row 0: line = 1 must be a text"),
         ({}, {"label": [0, -1]}, r"row 1: label -1 must be 0 to 1"),
+        ({"labels": ["1", "2"]}, {"label": [1, 2]}, r"row 0: label 1 is read as an id, and as"),
         ({}, {"label": [0, None]}, r"row 1: label None must be 0 to 1"),
         (NUMBERS, {"label": [0.5, math.nan]}, r"row 1: label nan must be a number"),
         ({}, {"line": [], "label": []}, r"task genre: split train has no examples"),
@@ -101,11 +103,12 @@ def test_a_tab_inside_a_text_is_an_error_and_no_cut(tmp_path: Path) -> None:
 def test_texts_that_are_learned_and_judged_are_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    spec = get_task("genre", own())
     for split, texts in (("train", ["It rained.", "O rain!"]), ("validation", ["O rain!", "Sun."])):
         pq.write_table(pa.table({"line": texts, "label": [0, 1]}), tmp_path / f"{split}.parquet")
-    data, _ = read_folder(spec, tmp_path)
-    warn_of_shared(spec, data)
+    tasks, chosen = own(folder=str(tmp_path)), load(ROOT / "profiles" / "offline.yaml")
+    evaluation = chosen.evaluation.model_copy(update={"own_tasks": tasks})
+    chosen = chosen.model_copy(update={"evaluation": evaluation})
+    prepare(get_task("genre", tasks), tmp_path, chosen)
     assert "task genre: 1 of 2 examples of validation have their texts in train too" in caplog.text
 
 

@@ -22,7 +22,9 @@ from stages.evaluation.tasks import TaskSpec, get_task
 def prepare(spec: TaskSpec, curated: Path, settings: params.Params) -> tuple[TaskData, str]:
     """Return a task's examples, and a sentence that says where they are from."""
     if spec.is_own:
-        return read_folder(spec, Path(settings.evaluation.own_tasks[spec.name].folder))
+        data, source = read_folder(spec, Path(settings.evaluation.own_tasks[spec.name].folder))
+        warn_of_shared(spec, data)
+        return data, source
     if spec.is_derived:
         return (
             derive(spec.name, curated, settings.seed),
@@ -54,8 +56,6 @@ def main(arguments: argparse.Namespace) -> None:
     settings = params.load()
     spec = get_task(arguments.task, settings.evaluation.own_tasks)
     data, source = prepare(spec, arguments.curated, settings)
-    if spec.is_own:
-        warn_of_shared(spec, data)
     write_task(spec, data, source, arguments.out)
     splits = {"train": data.train, **data.validation, **data.test}
     counted = ", ".join(f"{len(rows)} {split}" for split, rows in splits.items())

@@ -137,7 +137,12 @@ def _label(where: object, number: int, label: Any, spec: TaskSpec) -> int | floa
     labels = spec.labels or ()
     if label in labels:
         return labels.index(label)
+    if str(label) in labels and labels.index(str(label)) != label:
+        raise DataError(
+            f"{where}, row {number}: label {label!r} is read as an id, and as a name it has another, "
+            f"of {labels}: write names as texts"
+        )
     if isinstance(label, int) and 0 <= label < len(labels):
-        return label
+        return int(label)
     allowed = "a number" if spec.labels is None else f"0 to {len(labels) - 1}, or {labels}"
     raise DataError(f"{where}, row {number}: label {label!r} must be {allowed}")
