@@ -15,6 +15,11 @@ from stages.params.teacher import WEIGHTS
 SAFE_SUFFIXES = {".safetensors", ".onnx", ".json", ".txt", ".md"}
 """Kinds of file that can be read without running what they say; a pickle can not."""
 
+NOTHING_TO_KEEP = (
+    "; a teacher that scores 0 or less has nothing to be kept, and no student passes: tune it "
+    "longer, or leave the task out"
+)
+
 Rule = Literal["at least", "at most", "above", "below", "reported"]
 
 
@@ -82,7 +87,6 @@ def _retention(
     settings: params.Params, student: str, scores: dict[str, dict[str, float]]
 ) -> Iterator[Check]:
     ratios = {
-        # A teacher that scores nothing leaves nothing to retain.
         task: scores[student][task] / of_teacher if of_teacher > 0 else None
         for task, of_teacher in scores["teacher"].items()
     }
@@ -101,7 +105,7 @@ def _retention(
             "at least",
             settings.gate.min_task_retention,
             f"student / teacher on {task}: {scores[student][task]:.2f} / "
-            f"{scores['teacher'][task]:.2f}",
+            f"{scores['teacher'][task]:.2f}{'' if ratio is not None else NOTHING_TO_KEEP}",
         )
 
 
