@@ -25,6 +25,7 @@ from tests.tiny_models import ALONE
 from tests.tiny_pipeline import save_teacher
 
 REPORT, ANSWERS = Path("report.json"), Path("predictions.parquet")
+WEIGHT = "encoder.layer.0.output.dense.weight"
 
 
 def write_task(folder: Path, *, regression: bool = False, pair: bool = False) -> Path:
@@ -127,7 +128,8 @@ def test_test_splits_are_predicted_and_ax_is_scored_where_it_is_labelled(
     pq.write_table(table, task / "ax.parquet")
     hidden = table.set_column(2, "label", pa.array([-1] * table.num_rows, pa.int64()))
     pq.write_table(hidden, task / "test_matched.parquet")
-    report = tuned(model, task)
+    report = tuned(model, task, settings(num_epochs=5, max_validation_examples=20))
+    assert report["num_validation"] == {"validation_matched": 20}
     assert list(report["metrics"]) == ["accuracy", "mcc_ax"]
     assert report["metrics"]["mcc_ax"]["median"] > 0.8
     answered = read_predictions(ANSWERS, "test_matched")
@@ -195,20 +197,26 @@ def test_grid_reports_the_best_setting_and_everything_it_was_chosen_from(
 ) -> None:
     caplog.set_level("INFO", "distillery")
     task = write_task(tmp_path / "task")
-    grid = params.Grid(learning_rate=[1e-3, 1e-9])
+    grid = params.Grid(learning_rate=[1e-9, 1e-3])
     short = settings(grid=grid, num_epochs=2)
-    report = tuned(model, task, short)
+    report = finetune(model, task, short, ALONE, REPORT, ANSWERS, tmp_path / "encoder")
     tried = report["selected_from"]
     # Two settings with two seeds each: each run says its score once it has ended.
     said = [text for text in caplog.messages if " seed " in text]
     assert [text.partition(":")[0].partition(", ")[2] for text in said] == [
         f"run {number} of 4" for number in (1, 2, 3, 4)
     ]
-    assert [one["settings"]["learning_rate"] for one in tried] == [1e-3, 1e-9]
+    assert [one["settings"]["learning_rate"] for one in tried] == [1e-9, 1e-3]
     assert [len(one["score"]["values"]) for one in tried] == [2, 2]
     best = max(tried, key=lambda one: one["score"]["median"])
     assert report["settings"] == best["settings"]
+    assert report["settings"]["learning_rate"] == 1e-3
     assert report["score"] == best["score"]
+    before, after = (
+        open_classifier(folder, None, dropout=0.0, seed=1).base_model.get_parameter(WEIGHT)
+        for folder in (model, tmp_path / "encoder")
+    )
+    assert (before - after).abs().max() > 1e-3
     assert report["seconds"] == pytest.approx(sum(one["seconds"] for one in tried))
     kept = read_predictions(ANSWERS, "validation")
     assert kept is not None
@@ -263,10 +271,13 @@ def test_finished_seeds_are_kept_when_the_stage_is_killed(model: Path, tmp_path:
         )
     (workspace,) = (tmp_path / ".scratch").iterdir()
     marked = {"metrics": {"mcc": 0.123}, "seconds": 1.0}
-    assert (workspace / "seed-1.parquet").is_file()
-    (workspace / "seed-1.json").write_text(json.dumps(marked))
-    report = tuned(model, task, settings(num_epochs=1))
-    assert report["metrics"]["mcc"]["values"][0] == 0.123
+    assert (workspace / "seed-2.parquet").is_file()
+    (workspace / "seed-2.json").write_text(json.dumps(marked))
+    # The first seed's encoder, which nobody had asked for, wants that seed again.
+    encoder = tmp_path / "encoder"
+    report = finetune(model, task, settings(num_epochs=1), ALONE, REPORT, ANSWERS, encoder)
+    assert report["metrics"]["mcc"]["values"][1] == 0.123
+    assert (encoder / "config.json").is_file()
 
 
 class MortalBatches(ShuffledBatches):

@@ -8,6 +8,7 @@ import pytest
 from stages.evaluation.intervals import (
     NUM_DRAWS,
     Answered,
+    Interval,
     draws,
     retention_intervals,
     scores,
@@ -77,10 +78,15 @@ def test_a_student_that_answers_as_its_teacher_keeps_exactly_everything() -> Non
     truth = RNG(0).integers(0, 2, 200)
     teacher = answers_of(0.9, truth, 1)
     # Paired draws: what the sample does to one it does to the other.
-    whole, by_task = retention_intervals({"rte": Answered(teacher, teacher, ("accuracy",))})
+    wrong = SeedAnswers(1 - truth[None], truth, {})
+    right = SeedAnswers(truth[None], truth, {})
+    alike, unlike = (Answered(t, s, ("accuracy",)) for t, s in ((teacher,) * 2, (right, wrong)))
+    whole, by_task = retention_intervals({"rte": alike, "qnli": unlike, "sst2": unlike})
+    assert by_task["rte"] == Interval(100.0, 100.0)
+    assert by_task["qnli"] == Interval(0.0, 0.0)
+    # The mean of 100, 0 and 0 in every draw.
     assert whole is not None
-    assert (whole.low, whole.high) == (100.0, 100.0)
-    assert by_task["rte"] == whole
+    assert (whole.low, whole.high) == pytest.approx((100 / 3, 100 / 3))
 
 
 def test_the_interval_is_that_of_the_binomial_where_the_teacher_is_always_right() -> None:

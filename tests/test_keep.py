@@ -22,7 +22,7 @@ def test_the_median_seed_is_the_lower_of_two():
 def test_a_kept_model_has_the_score_of_its_seed(tmp_path: Path):
     save_teacher(tmp_path / "teacher")
     model, task = tmp_path / "teacher", write_task(tmp_path / "task")
-    chosen = settings(num_epochs=1)
+    chosen = settings(num_epochs=1, dropout=0.2, max_validation_examples=20)
     with joined_processes() as processes:
         report = finetune(
             model, task, chosen, processes, tmp_path / "report.json", tmp_path / "answers.parquet"
@@ -37,5 +37,6 @@ def test_a_kept_model_has_the_score_of_its_seed(tmp_path: Path):
             keep(model, task, report | {"recipe": "pd"}, chosen, processes, tmp_path / "none")
     kept = AutoModelForSequenceClassification.from_pretrained(tmp_path / "kept")
     assert kept.config.id2label == {0: "without", 1: "with"}
+    assert kept.config.hidden_dropout_prob == 0.2
     assert (tmp_path / "kept" / "tokenizer.json").is_file()
     assert not (tmp_path / "none").exists()

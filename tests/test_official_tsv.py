@@ -45,11 +45,11 @@ def test_a_quotation_mark_is_a_character_like_any_other(tmp_path: Path) -> None:
         "QQP/train.tsv",
         QQP,
         '0\t1\t2\t"What is a "trap"?\tIs this one?\t0',
-        "1\t3\t4\tA?\tA\u2028B?\t1",
+        "1\t3\t4\tA?\tA\u2028\rB?\t1",
     )
     assert read_split(tmp_path, get_task("qqp"), "train") == [
         Example('"What is a "trap"?', "Is this one?", 0),
-        Example("A?", "A\u2028B?", 1),
+        Example("A?", "A\u2028\rB?", 1),
     ]
 
 

@@ -71,6 +71,10 @@ def test_answers_to_different_examples_are_not_compared(reports: Path) -> None:
         DataError, match="mlm_only and the teacher answered different examples of p"
     ):
         summary_of(reports)
+    seeds = [table_of(n, {"validation": Predictions(truth[:n], truth[:n])}) for n in (9, 10)]
+    write_predictions(seeds, path)
+    with pytest.raises(DataError, match=r"package.parquet: seeds answered different numbers"):
+        summary_of(reports)
 
 
 @pytest.mark.parametrize("teacher_score", [0.0, -3.0])
