@@ -139,8 +139,8 @@ def _label(where: object, number: int, label: Any, spec: TaskSpec) -> int | floa
         return labels.index(label)
     if str(label) in labels and labels.index(str(label)) != label:
         raise DataError(
-            f"{where}, row {number}: label {label!r} is read as an id, and as a name it has another, "
-            f"of {labels}: write names as texts"
+            f"{where}, row {number}: label {label!r} is read as an id, and as a name it has "
+            f"another, of {labels}: write names as texts"
         )
     if isinstance(label, int) and 0 <= label < len(labels):
         return int(label)
