@@ -56,6 +56,8 @@ def test_spearman_of_a_monotone_curve_is_one():
 @pytest.mark.parametrize("references", [[0, 1, 0, 1], [0, 0, 0, 0]])
 def test_predictions_of_one_class_score_zero_and_never_nan(metric: str, references: list[int]):
     assert score([metric], [0, 0, 0, 0], references) == {metric: 0.0}
+    # And where the truth is all alike.
+    assert score([metric], references, [0, 0, 0, 0]) == {metric: 0.0}
 
 
 def test_predictions_that_hardly_differ_in_float32_still_correlate():
@@ -76,7 +78,8 @@ def test_every_metric_of_the_task_table_exists():
 
 
 def test_a_score_is_the_mean_of_the_metrics_out_of_100():
-    assert headline({"accuracy": 0.6, "f1": 0.8}, ["accuracy", "f1"]) == pytest.approx(70)
+    metrics = {"accuracy": 0.6, "f1": 0.8, "exact_match": 0.1}
+    assert headline(metrics, ["accuracy", "f1"]) == pytest.approx(70)
 
 
 def test_majority_class_of_wnli_gives_its_published_56_34():

@@ -45,6 +45,7 @@ def test_tsv_and_parquet_give_the_same_examples(tmp_path: Path) -> None:
     pq.write_table(pa.table(rows), tmp_path / "validation.parquet")
     from_parquet, _ = read_folder(spec, tmp_path)
     assert from_parquet == from_tsv
+    assert [type(row.label) for row in from_parquet.train if isinstance(row, Example)] == [int, int]
 
 
 def test_a_pair_with_a_number_as_its_answer_is_a_regression(tmp_path: Path) -> None:
