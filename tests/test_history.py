@@ -75,6 +75,12 @@ def test_previous_that_was_moved_on_mlflows_page_is_put_back_before_anything_els
         with pytest.raises(DistilleryError, match="has no previous champion to go back to"):
             rollback(store, MODEL, dry_run=dry_run)
     assert PREVIOUS not in aliases(store, MODEL)
+    # On a server as well; and where nothing is left, there is nothing to go back to.
+    store.client.set_registered_model_alias(MODEL, CHAMPION, "2")
+    assert rollback(replace(store, folder=None), MODEL).version == 1
+    for number in ("1", "2"):
+        store.client.delete_model_version(MODEL, number)
+    assert history.settled(store, MODEL)[1] == history.Aliases(None, None)
 
 
 def promote_two(store):
@@ -118,8 +124,8 @@ def test_first_promotion_that_was_killed_leaves_no_previous(two_versions):
     with pytest.MonkeyPatch.context() as patch:
         plant_kill(patch, survive=1)
         with pytest.raises(Killed):
-            promote(store, MODEL, 1)
-    outcome = promote(store, MODEL, 1)
+            promote(store, MODEL, 1, request="once")
+    outcome = promote(store, MODEL, 1, request="once")
     assert outcome.changed
     assert PREVIOUS not in aliases(store, MODEL)
     assert [change.state for change in history.read(store, MODEL)] == ["abandoned", "done"]
