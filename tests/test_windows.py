@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from stages.errors import DataError
 from stages.evaluation.spans import MAX_ANSWER_TOKENS, best_span
@@ -49,6 +50,17 @@ def test_a_question_is_cut_after_64_tokens(tokenizer: Tokenizer) -> None:
     windows = make_windows([long], tokenizer, max_length=128, stride=64)
     # [CLS], the question and [SEP], before all of the text.
     assert windows.parts[0].first == 66
+
+
+def test_two_separators_stand_where_the_tokenizer_puts_two_between_texts(
+    tokenizer: Tokenizer,
+) -> None:
+    ids = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] [SEP] $B [SEP]", special_tokens=ids
+    )
+    windows = make_windows([asked("cat")], tokenizer, max_length=64, stride=32)
+    assert windows.examples.ids[0] == tokenizer.encode("who finds it ?", TEXT).ids
 
 
 def test_a_window_without_the_whole_answer_points_at_cls(tokenizer: Tokenizer) -> None:
