@@ -110,7 +110,7 @@ class Rows:
         self.num_sequences = len(self._rows)
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
-        return self._rows[indices]
+        return self._rows[indices].astype(np.int64)
 
 
 def loaded(contents: dict[str, Any], folder: Path, **settings: Any) -> Any:
