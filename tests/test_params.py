@@ -426,3 +426,7 @@ def test_switching_profiles_copies_a_valid_one(tmp_path: Path) -> None:
     assert "what was in params.yaml is in params.yaml.before now" in use("offline").stderr
     assert use("bert-base").returncode == 0
     assert (tmp_path / "params.yaml.before").read_text() == mine
+    for once_more, kept in [(mine, "before"), (f"{mine}\n", "before-2")]:
+        (tmp_path / "params.yaml").write_text(once_more)
+        assert f"is in params.yaml.{kept} now" in use("offline").stderr
+        assert (tmp_path / f"params.yaml.{kept}").read_text() == once_more

@@ -152,8 +152,17 @@ def use(name: str) -> None:
         raise SettingsError(f"there is no profile '{name}'; there are: {known}")
     load(path)
     profiles = [profile.read_bytes() for profile in PROFILES.glob("*.yaml")]
-    if PARAMS.is_file() and PARAMS.read_bytes() not in profiles:
-        BEFORE.write_bytes(PARAMS.read_bytes())
-        log.info("what was in params.yaml is in %s now", BEFORE)
+    if PARAMS.is_file() and (mine := PARAMS.read_bytes()) not in profiles:
+        log.info("what was in params.yaml is in %s now", _kept(mine))
     write_text(PARAMS, path.read_text(encoding="utf-8"))
     log.info("params.yaml is now profile %s; next: make demo, or dvc repro", name)
+
+
+def _kept(settings: bytes) -> Path:
+    """Write settings beside params.yaml, over no others that are kept there."""
+    path, number = BEFORE, 1
+    while path.exists() and path.read_bytes() != settings:
+        number += 1
+        path = Path(f"{BEFORE}-{number}")
+    path.write_bytes(settings)
+    return path
