@@ -20,13 +20,12 @@ from stages.errors import DataError
 from stages.export.card import PYTORCH
 from stages.files import read_json, sha256_of
 from stages.registry.checks import Check
-from stages.registry.upload import classify, logged_model, mend_upload, run_of_lineage
+from stages.registry.upload import classify, registered_version, run_of_lineage
 from stages.registry.versions import (
     TAG_EXPORT,
     TAG_GATE,
     Version,
     export_digest,
-    find_version,
     gate_artifact,
     get_version,
 )
@@ -79,7 +78,10 @@ def register(
     with mlflow.start_run(run_id=run_id) as run:
         mlflow.log_metrics({f"score/{file}": score for file, score in report["scores"].items()})
         mlflow.log_dict(gate, gate_artifact(digest))
-        number = _version(store, run.info.experiment_id, model, classify(export), tags)
+        name = f"classify_{report['model']}".replace("-", "_")
+        number = registered_version(
+            store, run.info.experiment_id, model, name, classify(export), tags
+        )
     store.client.set_registered_model_alias(model, CHALLENGER, str(number))
     return get_version(store, model, number)
 
@@ -98,23 +100,6 @@ def checks_of(report: dict[str, Any], settings: params.Params) -> Iterator[Check
         settings.export.max_logit_difference,
         "largest difference of a logit from PyTorch's",
     )
-
-
-def _version(
-    store: Store, experiment_id: str, model: str, contents: dict[str, Any], tags: dict[str, str]
-) -> int:
-    """Return the number of the version of these files, made if there is none."""
-    import mlflow
-
-    known = find_version(store, model, tags[TAG_LINEAGE], tags[TAG_EXPORT])
-    if known is not None:
-        mend_upload(store, model, known.version, contents)
-        number = str(known.version)
-        store.client.set_model_version_tag(model, number, TAG_GATE, tags[TAG_GATE])
-        return known.version
-    name = f"classify_{tags[TAG_STUDENT]}".replace("-", "_")
-    copy = logged_model(store, experiment_id, name, contents, tags)
-    return int(mlflow.register_model(f"models:/{copy}", model, tags=tags).version)
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -19,12 +19,11 @@ from stages.export.card import CARD
 from stages.files import write_json
 from stages.lineage import CORPUS
 from stages.registry.record import Record, collect, curve_points, deciding_params
-from stages.registry.upload import fill_mask, logged_model, mend_upload, run_of_lineage
+from stages.registry.upload import fill_mask, registered_version, run_of_lineage
 from stages.registry.versions import (
     TAG_EXPORT,
     TAG_GATE,
     aliases,
-    find_version,
     gate_artifact,
     get_version,
 )
@@ -188,24 +187,14 @@ def _record_curve(store: Store, run_id: str, path: Path) -> None:
 
 def _version(store: Store, experiment_id: str, name: str, record: Record) -> int:
     """Return the number of the registered version of these files, made if there is none."""
-    import mlflow
-
-    lineage = record.lineage.lineage
     tags = {
-        TAG_LINEAGE: lineage,
+        TAG_LINEAGE: record.lineage.lineage,
         TAG_EXPORT: record.export_sha256,
         TAG_STUDENT: record.student,
         TAG_GATE: _verdict(record),
     }
-    known = find_version(store, name, lineage, record.export_sha256)
-    if known is not None:
-        mend_upload(store, name, known.version, fill_mask(record.export))
-        store.client.set_model_version_tag(name, str(known.version), TAG_GATE, _verdict(record))
-        return known.version
-    copy = logged_model(
-        store, experiment_id, f"fill_mask_{record.student}", fill_mask(record.export), tags
-    )
-    return int(mlflow.register_model(f"models:/{copy}", name, tags=tags).version)
+    copy, contents = f"fill_mask_{record.student}", fill_mask(record.export)
+    return registered_version(store, experiment_id, name, copy, contents, tags)
 
 
 def _links(experiment_id: str, run_id: str, record: Record) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from stages.command import log
 from stages.files import read_json
-from stages.registry.versions import TAG_EXPORT
+from stages.registry.versions import TAG_EXPORT, TAG_GATE, find_version
 from stages.tracking.live import TAG_LINEAGE
 from stages.tracking.store import Store
 
@@ -49,19 +49,45 @@ def run_of_lineage(store: Store, lineage: str) -> str | None:
     return str(runs[0].info.run_id)
 
 
-def logged_model(
+def registered_version(
+    store: Store,
+    experiment_id: str,
+    model: str,
+    name: str,
+    contents: dict[str, Any],
+    tags: dict[str, str],
+) -> int:
+    """Return the number of the registered version of some files, made if there is none.
+
+    Call it inside a run. A version that is there gets what MLflow's copy has lost, and the verdict.
+
+    Args:
+        store: the open store.
+        experiment_id: where MLflow's copy belongs.
+        model: the registered model.
+        name: what MLflow calls the copy.
+        contents: from `fill_mask` or `classify`.
+        tags: lineage and export hash, by which copy and version are found again, the verdict of
+            the gate, and what else to tell.
+    """
+    import mlflow
+
+    known = find_version(store, model, tags[TAG_LINEAGE], tags[TAG_EXPORT])
+    if known is not None:
+        _mend_upload(store, model, known.version, contents)
+        number = str(known.version)
+        store.client.set_model_version_tag(model, number, TAG_GATE, tags[TAG_GATE])
+        return known.version
+    copy = _logged_model(store, experiment_id, name, contents, tags)
+    return int(mlflow.register_model(f"models:/{copy}", model, tags=tags).version)
+
+
+def _logged_model(
     store: Store, experiment_id: str, name: str, contents: dict[str, Any], tags: dict[str, str]
 ) -> str:
     """Return the id of MLflow's copy of the exported files, uploaded if there is no whole one.
 
-    Call it inside a run. What a killed upload left is deleted.
-
-    Args:
-        store: the open store.
-        experiment_id: where the copy belongs.
-        name: what MLflow calls the copy.
-        contents: from `fill_mask` or `classify`.
-        tags: lineage and export hash, by which the copy is found again, and what else to tell.
+    What a killed upload left is deleted.
     """
     import mlflow
 
@@ -77,15 +103,8 @@ def logged_model(
     return str(mlflow.pyfunc.log_model(name=name, tags=tags, **contents).model_id)
 
 
-def mend_upload(store: Store, model: str, version: int, contents: dict[str, Any]) -> None:
-    """Upload a version's exported files again, if MLflow's copy has lost some or parts of them.
-
-    Args:
-        store: the open store.
-        model: the registered model.
-        version: its number.
-        contents: what the version is of, from `fill_mask` or `classify`.
-    """
+def _mend_upload(store: Store, model: str, version: int, contents: dict[str, Any]) -> None:
+    """Upload a version's exported files again, if MLflow's copy has lost some or parts of them."""
     import mlflow
 
     # models:/<id of the copy>; the version's own model_id is empty in a local store.
